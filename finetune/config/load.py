@@ -1,0 +1,158 @@
+"""YAML and command-line overrides in, a validated `RunConfig` out; every error at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from finetune.config.sections import RunConfig, Section
+from finetune.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Reads a YAML file, applies `section.key=value` overrides and validates all of it.
+
+    Raises ConfigError naming every problem at once.
+    """
+    tree = _read_yaml(Path(path))
+    for item in overrides:
+        _apply_override(tree, item)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = _problems(error)
+        lines = "\n".join(f"  {text}" for text in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(f"{path}: {count} in the configuration\n{lines}", "`finetune schema` lists every key") from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration as YAML, every key written out; `load_config` reads it back equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the configuration, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunConfig.model_json_schema()}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 2e-4 as a number (YAML 1.2) and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", "give the path of a YAML file, such as configs/qlora_r16.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})", "give the path of a YAML text file") from None
+    try:
+        tree = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}", "check indentation and colons") from None
+    if not isinstance(tree, dict):
+        found = "an empty file" if tree is None else f"a {type(tree).__name__}"
+        raise ConfigError(f"{path}: expected sections such as model: and data:, found {found}", "start from a file in configs/")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], item: str) -> None:
+    key, sign, text = item.partition("=")
+    hint = "overrides look like training.max_steps=20"
+    if not sign or not key:
+        raise ConfigError(f"{item!r} is not an override", hint)
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{item!r}: the value is not valid YAML ({getattr(error, 'problem', error)})", hint) from None
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{item!r}: {section} is not a section", hint)
+    tree[name] = value
+
+
+def _problems(error: ValidationError) -> list[str]:
+    """One line for each faulty key; the alternatives of a union share a line, unless one failed deeper inside."""
+    found: dict[str, list[str]] = {}
+    for detail in error.errors():
+        where = ".".join(str(part) for part in _location(detail)) or "config"
+        found.setdefault(where, []).append(_explain(where, detail))
+    shallow = {where for where in found if any(other.startswith(f"{where}.") for other in found)}
+    return [" or ".join(dict.fromkeys(lines)) for where, lines in found.items() if where not in shallow]
+
+
+def _location(detail: dict[str, Any]) -> list[str | int]:
+    """The key's place in the YAML, without pydantic's names for the alternatives of a union."""
+    tags = ("str", "literal", "list", "function-", "constrained-")
+    return [p for p in detail["loc"] if isinstance(p, int) or not (p in tags or p.startswith(("list[", "literal[", "function-", "constrained-")))]
+
+
+def _explain(where: str, detail: dict[str, Any]) -> str:
+    """What is wrong at `where`, with the value that was found."""
+    if detail["type"] == "extra_forbidden":
+        *parents, key = _location(detail)
+        known = _known_keys(parents)
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5) or _elsewhere(str(key))
+        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}")
+    if detail["type"] == "missing":
+        return f"{where}: is required"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {message[0].lower()}{message[1:]}; found {detail['input']!r}"
+
+
+def _sections() -> dict[str, type[Section]]:
+    return {
+        name: field.annotation
+        for name, field in RunConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def _known_keys(parents: list[str | int]) -> list[str]:
+    """Keys allowed below `parents`, following lists and unions of sections."""
+    model: Any = RunConfig
+    for part in parents:
+        if part in model.model_fields:
+            model = _section_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, Section):
+        return annotation
+    return next((found for arg in typing.get_args(annotation) if (found := _section_in(arg))), None)
+
+
+def _elsewhere(key: str) -> list[str]:
+    """The full name of a key that was written in the wrong section."""
+    names = {name: f"{section}.{name}" for section, model in _sections().items() for name in model.model_fields}
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    return [names[near[0]]] if near else []

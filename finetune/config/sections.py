@@ -1,0 +1,218 @@
+"""The configuration's sections and keys. Under each field stands one sentence with its unit; the same
+sentences are the descriptions in `finetune schema`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from finetune.config.sizes import parse_size
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, strings are not coerced to numbers."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class ModelConfig(Section):
+    """Which base model, and how it computes."""
+
+    name_or_path: str
+    """Hub id, directory, or `.gguf` file of a causal language model."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; the default branch where absent."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
+    """Attention kernel; auto takes PyTorch's scaled_dot_product_attention (sdpa)."""
+    dtype: Dtype = "auto"
+    """Type of the weights that are not quantised; auto takes what the device computes natively."""
+    fp32_unquantized: bool = False
+    """Casts embeddings, norms and lm_head to float32 (PEFT's k-bit preparation); costs memory."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """random builds the architecture with seeded random weights: for measuring, never for use."""
+    trust_remote_code: bool = False
+    """Lets the model repository run Python code of its own on this machine."""
+
+
+class QuantizationConfig(Section):
+    """How the frozen base weights are stored."""
+
+    type: Literal["nf4", "none"] = "nf4"
+    """nf4 stores linear weights in 4 bits (QLoRA, Dettmers et al. 2023); none keeps `model.dtype`."""
+    double_quant: bool = True
+    """Quantises the constants of each block of 64 weights too: 0.0159 instead of 0.0625 bytes a weight."""
+    compute_dtype: Dtype = "auto"
+    """Type that 4-bit weights are expanded to for a matrix product; auto takes what the device does natively."""
+
+
+class LoraSection(Section):
+    """The trained adapter (LoRA, Hu et al. 2021); names follow PEFT."""
+
+    r: Positive = 16
+    """Rank of the update matrices."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """`lora_alpha`: the update is scaled by alpha / r, or alpha / sqrt(r) with `use_rslora`."""
+    dropout: Fraction = 0.0
+    """Dropout probability on the adapter's input."""
+    target_modules: Literal["all-linear"] | list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """Names of the linear layers that get an adapter, or all-linear."""
+    use_rslora: bool = False
+    """Scales by alpha / sqrt(r) (rank-stabilised LoRA, Kalajdzievski 2023)."""
+    use_dora: bool = False
+    """Trains magnitude and direction apart (DoRA, Liu et al. 2024)."""
+    init: Literal["default", "gaussian", "orthogonal"] = "default"
+    """Initial values; default is PEFT's: A uniform (Kaiming), B zero, so that the update starts at zero."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the adapter's weights; small updates are lost in bfloat16, which keeps 8 bits of each number."""
+
+
+class DataSource(Section):
+    """One of several data sets in a mixture."""
+
+    path: str
+    """File (.jsonl, .json, .csv, .parquet) or hub id."""
+    split: str | None = None
+    """Split of a hub data set; train for `data.train`, and test or validation for `data.eval`, where absent."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often a row is taken: 0.5 takes a seeded half of the rows, 2 takes each twice."""
+
+
+class DataConfig(Section):
+    """What is learned from, and which of its tokens count."""
+
+    train: str | list[DataSource]
+    """File or hub id to train on, or a list of sources with weights."""
+    eval: str | list[DataSource] | None = None
+    """File or hub id held out for evaluation; null turns evaluation off unless `eval_fraction` is set."""
+    eval_fraction: Fraction = 0.0
+    """Share of the training rows held out for evaluation, chosen by seed; needs `eval: null`."""
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"] = "auto"
+    """Shape of a row; auto finds it by looking and says which it found."""
+    max_length: Positive = 2048
+    """Longest sequence in tokens; longer rows are cut at the end, counted and reported."""
+    packing: bool = False
+    """Fills sequences of `max_length` with several rows that do not see each other."""
+    loss_on: Literal["assistant", "completion", "all"] = "assistant"
+    """Trained tokens: every assistant turn, the last one only, or all tokens."""
+    chat_template: str | None = None
+    """Path of a Jinja chat template that replaces the tokenizer's own."""
+    on_truncation: Literal["cut", "drop"] = "cut"
+    """What becomes of a row longer than `max_length`: its end is cut off, or the row is left out; both are counted."""
+
+    @model_validator(mode="after")
+    def _one_way_to_hold_out(self) -> DataConfig:
+        if self.eval is not None and self.eval_fraction > 0:
+            raise ValueError(
+                f"data.eval={self.eval!r} and data.eval_fraction={self.eval_fraction} both hold rows out: keep one"
+            )
+        return self
+
+
+class TrainingConfig(Section):
+    """How it learns."""
+
+    method: Literal["sft"] = "sft"
+    """Supervised fine-tuning."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the training rows; `max_steps` wins where both are set."""
+    max_steps: Positive | None = None
+    """Optimiser updates after which training ends."""
+    micro_batch_size: Positive = 1
+    """Rows (or packs) in one forward pass."""
+    gradient_accumulation_steps: Positive = 16
+    """Forward passes in one optimiser update; effective batch = micro_batch_size x this."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate, before `lr_scaling`."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """Scales the learning rate by effective batch / `reference_batch_size`, or its square root."""
+    reference_batch_size: Positive | None = None
+    """Effective batch for which `learning_rate` was chosen; needed by `lr_scaling`."""
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """Shape of the learning rate after warm-up."""
+    warmup_ratio: Fraction = 0.03
+    """Share of all updates over which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay (AdamW) on the adapter."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this global L2 norm where they exceed it."""
+    optimizer: Literal["paged_adamw_8bit", "paged_adamw_32bit", "adamw_8bit", "adamw_torch", "sgd"] = "paged_adamw_8bit"
+    """Optimiser; paged state moves to host memory when the card is full, 8-bit state is a quarter of 32-bit."""
+    autocast: Dtype | Literal["none"] = "auto"
+    """Mixed-precision type; auto takes the compute type where that has 16 bits, else none."""
+    gradient_checkpointing: bool = True
+    """Recomputes each layer in the backward pass instead of keeping its activations."""
+    activation_offloading: bool = False
+    """Keeps checkpoints in host memory until the backward pass; CUDA only."""
+    loss_kernel: Literal["fused_linear", "full_logits"] = "fused_linear"
+    """fused_linear never holds the logits of a whole batch; full_logits does."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of adapter values, data order, dropout and held-out rows."""
+    save_steps: Positive | None = None
+    """Updates between checkpoints; null keeps only the one at the end."""
+    save_total_limit: Positive = 2
+    """Checkpoints kept; the oldest go first."""
+    eval_steps: Positive | None = None
+    """Updates between evaluations; null evaluates before and after training."""
+    logging_steps: Positive = 1
+    """Updates between lines in metrics.jsonl."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
+    """Where metrics also go, besides metrics.jsonl."""
+    sample_answers: Annotated[int, Field(ge=0)] = 3
+    """Held-out prompts answered before and after training, for the report."""
+    sample_max_new_tokens: Positive = 64
+    """Longest of those answers, in tokens."""
+
+    @field_validator("autocast")
+    @classmethod
+    def _no_float32(cls, value: str) -> str:
+        if value == "float32":
+            raise ValueError("autocast to float32 does nothing: use none")
+        return value
+
+    @model_validator(mode="after")
+    def _scaling_has_reference(self) -> TrainingConfig:
+        if self.lr_scaling != "none" and self.reference_batch_size is None:
+            raise ValueError(f"training.lr_scaling={self.lr_scaling} needs training.reference_batch_size")
+        return self
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows (or packs) in one optimiser update."""
+        return self.micro_batch_size * self.gradient_accumulation_steps
+
+
+class HardwareConfig(Section):
+    """What it runs on."""
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto takes a CUDA device where there is one; cuda refuses to run without."""
+    memory: str = "auto"
+    """Device memory the run may use, such as 24GiB; auto takes the whole device."""
+
+    @field_validator("memory")
+    @classmethod
+    def _is_size(cls, value: str) -> str:
+        if value != "auto":
+            parse_size(value)
+        return value
+
+
+class RunConfig(Section):
+    """A whole run: the root of the YAML file."""
+
+    model: ModelConfig
+    quantization: QuantizationConfig = QuantizationConfig()
+    lora: LoraSection = LoraSection()
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    hardware: HardwareConfig = HardwareConfig()
+    output_dir: str
+    """The run directory; it must not hold a run yet."""
