@@ -30,7 +30,9 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         problems = _problems(error)
         lines = "\n".join(f"  {text}" for text in problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError(f"{path}: {count} in the configuration\n{lines}", "`finetune schema` lists every key") from None
+        raise ConfigError(
+            f"{path}: {count} in the configuration\n{lines}", "`finetune schema` lists every key"
+        ) from None
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -65,7 +67,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", "give the path of a YAML file, such as configs/qlora_r16.yaml") from None
+        raise ConfigError(
+            f"{path}: no such file", "give the path of a YAML file, such as configs/qlora_r16.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})", "give the path of a YAML text file") from None
     try:
@@ -73,10 +77,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}", "check indentation and colons") from None
+        raise ConfigError(
+            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}", "check indentation and colons"
+        ) from None
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else f"a {type(tree).__name__}"
-        raise ConfigError(f"{path}: expected sections such as model: and data:, found {found}", "start from a file in configs/")
+        raise ConfigError(
+            f"{path}: expected sections such as model: and data:, found {found}", "start from a file in configs/"
+        )
     return tree
 
 
@@ -110,7 +118,11 @@ def _problems(error: ValidationError) -> list[str]:
 def _location(detail: dict[str, Any]) -> list[str | int]:
     """The key's place in the YAML, without pydantic's names for the alternatives of a union."""
     tags = ("str", "literal", "list", "function-", "constrained-")
-    return [p for p in detail["loc"] if isinstance(p, int) or not (p in tags or p.startswith(("list[", "literal[", "function-", "constrained-")))]
+    return [
+        p
+        for p in detail["loc"]
+        if isinstance(p, int) or not (p in tags or p.startswith(("list[", "literal[", "function-", "constrained-")))
+    ]
 
 
 def _explain(where: str, detail: dict[str, Any]) -> str:
@@ -146,7 +158,11 @@ def _known_keys(parents: list[str | int]) -> list[str]:
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, Section):
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, Section)
+    ):
         return annotation
     return next((found for arg in typing.get_args(annotation) if (found := _section_in(arg))), None)
 

@@ -107,6 +107,11 @@ class DataConfig(Section):
     on_truncation: Literal["cut", "drop"] = "cut"
     """What becomes of a row longer than `max_length`: its end is cut off, or the row is left out; both are counted."""
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return self.eval is not None or self.eval_fraction > 0
+
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> DataConfig:
         if self.eval is not None and self.eval_fraction > 0:

@@ -1,0 +1,29 @@
+"""Data: sources and formats become messages, messages become tokens with a loss mask, tokens become packs.
+
+rows.py       files and hub data sets, read row by row with their place
+formats.py    messages, ShareGPT, Alpaca, prompt/completion and text, found by looking
+template.py   which characters of a rendered conversation are trained, for any chat template
+encode.py     tokens and labels of one example
+load.py       the whole of `data:`, counted
+collate.py    rows become a batch, padded or packed
+preview.py    examples with the trained tokens coloured
+docstrings.py the quickstart's questions and answers, from the standard library's docstrings
+"""
+
+from finetune.data.collate import Collator
+from finetune.data.encode import IGNORED, Encoded, Encoder
+from finetune.data.load import LoadedData, Split, SplitStats, load_data, to_dataset
+from finetune.data.preview import preview
+
+__all__ = [
+    "IGNORED",
+    "Collator",
+    "Encoded",
+    "Encoder",
+    "LoadedData",
+    "Split",
+    "SplitStats",
+    "load_data",
+    "preview",
+    "to_dataset",
+]

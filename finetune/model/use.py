@@ -1,0 +1,62 @@
+"""Using what was trained: the base model with a saved adapter, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from finetune.errors import RunDirError
+from finetune.model.build import build_base
+from finetune.spec import RunSpec
+
+
+def load_trained(spec: RunSpec, adapter: Path) -> PeftModel:
+    """The base model of a run with the adapter in `adapter`, for evaluation and generation.
+
+    Raises RunDirError where the directory holds no adapter.
+    """
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise RunDirError(f"{adapter} holds no adapter", "train first: `finetune train CONFIG`")
+    base = build_base(spec)
+    if spec.config.model.fp32_unquantized:
+        from finetune.spec.skeleton import cast_unquantized
+
+        cast_unquantized(base)
+    return PeftModel.from_pretrained(base, str(adapter)).eval()
+
+
+@torch.no_grad()
+def answer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: str, *, max_new_tokens: int) -> str:
+    """The model's greedy continuation of a rendered prompt, without special tokens."""
+    add_bos = not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token)) and not tokenizer.chat_template
+    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=add_bos).to(model.device)
+    was_training = model.training
+    model.eval()
+    output = model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=_stop_tokens(model, tokenizer),
+    )
+    model.train(was_training)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+def answers(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str], *, max_new_tokens: int
+) -> list[str]:
+    """`answer` for each prompt."""
+    return [answer(model, tokenizer, prompt, max_new_tokens=max_new_tokens) for prompt in prompts]
+
+
+def _stop_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Stop tokens of the model's generation configuration, and the tokenizer's own."""
+    known = model.generation_config.eos_token_id
+    listed = known if isinstance(known, list) else [known]
+    return sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None})

@@ -1,0 +1,190 @@
+"""The straight line: what `finetune train` does, top to bottom; and the two short ones after it, eval and chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from finetune.config import RunConfig
+from finetune.data import LoadedData, load_data
+from finetune.errors import ConfigError, DoesNotFit, RunDirError, Stopped
+from finetune.model import answer, build_model, load_trained
+from finetune.preflight import preflight
+from finetune.report import Measured, RunDir, write_report
+from finetune.spec import RunSpec, describe, load_tokenizer
+from finetune.training import (
+    ManifestWriter,
+    MemoryMeter,
+    MetricsWriter,
+    ProgressBar,
+    Trainer,
+    audit,
+    build_trainer,
+    held_out_loss,
+    newest_good,
+    prepare_reporters,
+)
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Trains an adapter and returns what report.json holds. Raises the errors of `finetune.errors`.
+
+    `resume` goes on from the newest good checkpoint; `dry_run` stops before the first step and leaves nothing behind.
+    """
+    spec = describe(config)
+    verdict = preflight(spec).require_fit()
+    with _resumed(spec) if resume else RunDir.create(spec) as run:
+        prepare_reporters(config.training.report_to, run.path)
+        run.write_json("preflight.json", verdict.to_json())
+        data = load_data(spec)
+        for note in data.notes:
+            console.print(note, highlight=False, soft_wrap=True)
+        memory = MemoryMeter(spec.device.torch_device)
+        model = build_model(spec)
+        trainer = build_trainer(spec, model, data, run.checkpoints)
+        metrics, bar = MetricsWriter(run.metrics, memory, trainer), ProgressBar(console, memory)
+        for callback in (metrics, bar, ManifestWriter()):
+            trainer.add_callback(callback)
+        audit(spec, trainer)
+        if dry_run:
+            return {"dry_run": True, **verdict.to_json()}
+        run.keep()
+        measured = Measured(predicted_bytes=verdict.prediction.allocated, memory_meaning=memory.meaning)
+        before = _before(run, resume, lambda: _look(spec, data, trainer))
+        _train(trainer, run, bar, resume=resume)
+        _save_adapter(model, data, run)
+        after = _look(spec, data, trainer)
+        _collect(measured, trainer, metrics, memory, before, after)
+        return write_report(spec, data, run, measured)
+
+
+def evaluate(path: Path, data_eval: str | None = None) -> dict[str, Any]:
+    """Held-out loss of a trained run, on its own held-out rows or on those of another file or hub id."""
+    run = RunDir.open(path)
+    config = run.config()
+    if data_eval is not None:
+        section = config.data.model_copy(update={"eval": data_eval, "eval_fraction": 0.0})
+        config = config.model_copy(update={"data": section})
+    if not config.data.holds_out:
+        raise ConfigError(f"{path}: the run holds no rows out", "name some: `finetune eval RUN --data FILE`")
+    spec = describe(config)
+    data = load_data(spec)
+    model = load_trained(spec, run.adapter)
+    batch_size = 8
+    loss = held_out_loss(model, data.eval.rows, collate=data.collator, batch_size=batch_size, autocast=spec.autocast)
+    stats = data.eval.stats
+    return {"eval_loss": loss, "rows": stats.rows, "trained_tokens": stats.trained_tokens, "source": stats.source}
+
+
+def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]], str]:
+    """A function from a conversation so far to the trained model's next answer."""
+    run = RunDir.open(path)
+    spec = describe(run.config())
+    tokenizer = load_tokenizer(spec.source, spec.config.data.chat_template)
+    model = load_trained(spec, run.adapter)
+
+    def reply(messages: list[dict[str, str]]) -> str:
+        if tokenizer.chat_template:
+            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        else:
+            prompt = messages[-1]["content"]
+        return answer(model, tokenizer, prompt, max_new_tokens=max_new_tokens)
+
+    return reply
+
+
+def _resumed(spec: RunSpec) -> RunDir:
+    """The run to go on with; its configuration must be the one given now."""
+    run = RunDir.open(spec.config.output_dir)
+    then, now = run.config().model_dump(), spec.config.model_dump()
+    changed = [
+        f"{section}.{key} was {then[section][key]!r}, is {value!r}"
+        for section in now
+        if isinstance(now[section], dict)
+        for key, value in now[section].items()
+        if then[section][key] != value
+    ]
+    if changed:
+        raise RunDirError(
+            f"{run.path}: the configuration has changed since the run began: {'; '.join(changed)}",
+            "resume with the configuration of the run, or train anew in another output_dir",
+        )
+    if newest_good(run.checkpoints) is None:
+        raise RunDirError(
+            f"{run.path} holds no complete checkpoint",
+            "train anew in another output_dir; training.save_steps sets how often one is written",
+        )
+    return run
+
+
+def _look(spec: RunSpec, data: LoadedData, trainer: Trainer) -> dict[str, Any]:
+    """Held-out loss and answers to a few held-out prompts, of the model as it is now."""
+    if data.eval is None:
+        return {"eval_loss": None, "answers": []}
+    training, model = spec.config.training, trainer.model
+    answers = [
+        {"prompt": sample.prompt, "reference": sample.reference, "answer": answer(
+            model, data.tokenizer, sample.rendered, max_new_tokens=training.sample_max_new_tokens)}
+        for sample in data.samples(training.sample_answers)
+    ]  # fmt: skip
+    return {"eval_loss": trainer.evaluate()["eval_loss"], "answers": answers}
+
+
+def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """How the model was before training, kept for a run that is resumed."""
+    file = run.path / "before.json"
+    if resume and file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    seen = look()
+    run.write_json(file.name, seen)
+    return seen
+
+
+def _train(trainer: Trainer, run: RunDir, bar: ProgressBar, *, resume: bool) -> None:
+    checkpoint = newest_good(run.checkpoints) if resume else None
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        done = newest_good(run.checkpoints)
+        raise Stopped(
+            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            + (f"the last checkpoint is {done.name}" if done else "no checkpoint had been written"),
+            "go on with the same command and --resume" if done else "set training.save_steps to be able to resume",
+        ) from None
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(
+            f"out of memory at step {trainer.state.global_step + 1}: {str(error).splitlines()[0]}",
+            "see what fits with `finetune preflight CONFIG --gpu 24GiB`",
+        ) from None
+    finally:
+        bar.close()
+
+
+def _save_adapter(model: PeftModel, data: LoadedData, run: RunDir) -> None:
+    """The adapter in plain PEFT format, with the tokenizer and template it was trained with."""
+    model.save_pretrained(run.adapter)
+    data.tokenizer.save_pretrained(run.adapter)
+
+
+def _collect(
+    measured: Measured, trainer: Trainer, metrics: MetricsWriter, memory: MemoryMeter, before: dict, after: dict
+) -> None:
+    measured.seconds, measured.losses = metrics.seconds, metrics.losses
+    measured.rows, measured.tokens = int(trainer.rows_seen), int(trainer.tokens_seen)
+    measured.trained_tokens = int(trainer.trained_seen)
+    measured.steps, measured.epochs = trainer.state.global_step, trainer.state.epoch
+    measured.peak_bytes = memory.peak()
+    measured.eval_before, measured.eval_after = before["eval_loss"], after["eval_loss"]
+    pairs = zip(before["answers"], after["answers"], strict=True)
+    measured.samples = [
+        {"prompt": old["prompt"], "reference": old["reference"], "before": old["answer"], "after": new["answer"]}
+        for old, new in pairs
+    ]

@@ -1,0 +1,199 @@
+"""The curves of a run as inline SVG.
+
+Text stays text in the font of the page, and colours are CSS variables (`--paper`, `--ink`, `--muted`, `--rule`,
+`--train`, `--held-out`), so that one figure serves light, dark and paper. The same rows give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+
+WIDE, NARROW, SMALL = (860, 300), (380, 260), (400, 170)  # viewBox units; near CSS pixels where the figure is shown
+
+# matplotlib writes colours as hex; these stand for the CSS variables of the same name.
+INK = {
+    "ink": "#010101",
+    "muted": "#020202",
+    "rule": "#030303",
+    "train": "#040404",
+    "held-out": "#050505",
+    "paper": "#060606",
+}
+
+STYLE = {
+    "svg.fonttype": "none",
+    "path.simplify_threshold": 0.5,  # half a unit: a run of 20,000 steps stays a page of a few hundred kB
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the layout does not depend on the machine's fonts
+    "font.size": 12,
+    "text.color": INK["ink"],
+    "axes.edgecolor": INK["rule"],
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.ymargin": 0.1,
+    "grid.color": INK["rule"],
+    "xtick.color": INK["muted"],
+    "ytick.color": INK["muted"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.major.pad": 8,
+}
+
+
+class Curve(NamedTuple):
+    """A figure: `key` pairs a colour with the words beside its swatch; `narrow`, where given, is for phones."""
+
+    name: str
+    title: str
+    summary: str
+    key: list[tuple[str, str]]
+    svg: str
+    narrow: str = ""
+
+
+def draw_curves(rows: list[dict[str, Any]], predicted_bytes: int | None = None) -> list[Curve]:
+    """Every curve that the rows of `metrics.jsonl` allow; an empty list where there are none."""
+    small = (
+        ("learning_rate", "Learning rate", 1, None),
+        ("grad_norm", "Gradient norm", 1, None),
+        ("tokens_per_second", "Tokens per second", 1, None),
+        ("memory_bytes", "Memory, GiB", 2**30, predicted_bytes),
+    )
+    return [curve for curve in (_loss(rows), *(_single(rows, *spec) for spec in small)) if curve]
+
+
+def smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Running mean over `width` points around each, over fewer at the ends; NaN counts for nothing."""
+    import numpy as np
+
+    kernel, present = np.ones(width), np.isfinite(values)
+    total = np.convolve(np.where(present, values, 0.0), kernel, "same")
+    number = np.convolve(present.astype(float), kernel, "same")
+    return np.divide(total, number, out=np.full(len(values), np.nan), where=number > 0.5)
+
+
+def series(rows: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of `key` in step order; of a step written twice (a resumed run) the later counts.
+
+    What is not finite becomes NaN, a gap in the line.
+    """
+    import numpy as np
+
+    points = {row["step"]: row[key] for row in rows if _number(row.get("step")) and _number(row.get(key))}
+    steps = sorted(points)
+    values = np.array([float(points[step]) for step in steps])
+    return np.array(steps), np.where(np.isfinite(values), values, np.nan)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _loss(rows: list[dict[str, Any]]) -> Curve | None:
+    train, held_out = series(rows, "loss"), series(rows, "eval_loss")
+    if not (_measured(train) or _measured(held_out)):
+        return None
+    width = 2 * min(len(train[0]) // 20, 50) + 1  # a tenth of a short run; odd, so that the mean is centred
+    key = []
+    if _measured(train):
+        key.append(("train", "training" if width == 1 else f"training, mean over {width} points (faint: each)"))
+    if _measured(held_out):
+        key.append(("held-out", "held-out"))
+
+    def plot(axes: Axes) -> None:
+        _line(axes, *train, alpha=1 if width == 1 else 0.3)
+        if width > 1:
+            _line(axes, train[0], smooth(train[1], width))
+        _points(axes, *held_out)
+
+    summary = _summary(("Training loss", train), ("held-out loss", held_out))
+    return Curve("loss", "Loss", summary, key, _svg("loss", WIDE, plot), _svg("loss", NARROW, plot))
+
+
+def _single(rows: list[dict[str, Any]], name: str, title: str, unit: float, predicted: float | None) -> Curve | None:
+    steps, values = series(rows, name)
+    if not _measured((steps, values)):
+        return None
+
+    def plot(axes: Axes) -> None:
+        _line(axes, steps, values / unit)
+        if predicted is not None:
+            axes.axhline(predicted / unit, color=INK["held-out"], linewidth=1.4, dashes=(4, 3))
+        axes.set_ylim(bottom=0)
+
+    key = [("train", "measured after the step"), ("held-out", "predicted peak")] if predicted is not None else []
+    return Curve(name, title, _summary((title, (steps, values / unit))), key, _svg(name, SMALL, plot))
+
+
+def _measured(points: tuple[np.ndarray, np.ndarray]) -> bool:
+    return any(math.isfinite(value) for value in points[1])
+
+
+def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, alpha: float = 1) -> None:
+    marker = "o" if len(steps) == 1 else None
+    axes.plot(steps, values, color=INK["train"], linewidth=1.6, alpha=alpha, marker=marker, markersize=4)
+
+
+def _points(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+    """Held-out loss: points, the first and the last with their value."""
+    style = {"color": INK["held-out"], "zorder": 3}
+    axes.plot(steps, values, linewidth=1, marker="o", markersize=5.5, **style)
+    ends = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
+    behind = {"facecolor": INK["paper"], "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    for at, side in {ends[0]: "left", ends[-1]: "right"}.items() if ends else ():
+        words = f"{at[1]:.2f}"
+        axes.annotate(words, at, (0, 8), textcoords="offset points", ha=side, weight="bold", bbox=behind, **style)
+
+
+def _summary(*named: tuple[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Where each series starts and ends, in words."""
+    return "; ".join(
+        f"{name} {values[0]:.4g} at step {steps[0]:g}, {values[-1]:.4g} at step {steps[-1]:g}"
+        for name, (steps, values) in named
+        if len(steps)
+    )
+
+
+def _svg(name: str, size: tuple[int, int], plot: Callable[[Axes], None]) -> str:
+    import matplotlib.style
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    out, (width, height) = io.StringIO(), size
+    with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": f"{name} {width}"}]):
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        axes = figure.subplots()
+        plot(axes)
+        corner, below_left = (0, 0), (-7, -8)  # left of the tick labels, so that the word costs no line of its own
+        axes.annotate(
+            "step", corner, below_left, "axes fraction", "offset points", ha="right", va="top", color=INK["muted"]
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=width // 70, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=height // 40))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
+    return _inline(out.getvalue(), size)
+
+
+def _inline(svg: str, size: tuple[int, int]) -> str:
+    """What stands inside matplotlib's svg element, without what a page does not want of a file of its own."""
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", body)  # names of groups would stand twice in a page
+    body = re.sub(r" ?font-family: [^;\"]*;", "", body).replace("xlink:href", "href")
+    for name, colour in INK.items():
+        body = body.replace(colour, f"var(--{name})")
+    return f'<svg viewBox="0 0 {size[0]} {size[1]}">' + re.sub(r"\s+", " ", body)

@@ -1,0 +1,118 @@
+"""The run directory: claimed before anything is loaded, gone again where training never began."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from finetune import __version__
+from finetune.config import RunConfig, load_config, to_yaml
+from finetune.errors import ConfigError, RunDirError
+from finetune.spec import RunSpec
+
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
+
+
+class RunDir:
+    """A directory with `config.yaml`, `environment.json`, `preflight.json`, `metrics.jsonl`, `checkpoints/`,
+    `adapter/` and `report.*`. As a context manager it undoes `create` unless `keep()` was called."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._undo = False
+        self._existed = True
+
+    @classmethod
+    def create(cls, spec: RunSpec) -> RunDir:
+        """Claims `output_dir` for a new run. Raises RunDirError where it holds something or cannot be written."""
+        path = Path(spec.config.output_dir).expanduser()
+        if (path / "config.yaml").exists():
+            raise RunDirError(
+                f"output_dir: {path} already holds a run",
+                "go on with `--resume`, or name another: output_dir=runs/another-name",
+            )
+        existed = path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise RunDirError(f"output_dir: {path} is not empty", "name a directory that does not exist yet")
+            run = cls(path)
+            run._undo, run._existed = True, existed
+            run.write_text("config.yaml", to_yaml(spec.config))
+            run.write_json("environment.json", environment(spec))
+        except OSError as error:
+            raise RunDirError(
+                f"output_dir: {path} cannot be written ({error.strerror})", "name a directory that you may write to"
+            ) from None
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run. Raises RunDirError where `path` is none."""
+        path = Path(path).expanduser()
+        if not (path / "config.yaml").is_file():
+            raise RunDirError(f"{path} is not a run directory: it has no config.yaml", "give the output_dir of a run")
+        return cls(path)
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained adapter is, in plain PEFT format."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line for each log."""
+        return self.path / "metrics.jsonl"
+
+    def config(self) -> RunConfig:
+        """The resolved configuration of the run."""
+        try:
+            return load_config(self.path / "config.yaml")
+        except ConfigError as error:
+            raise RunDirError(error.message, "the run was made by another version of finetune") from None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a file that appears whole or not at all."""
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file that appears whole or not at all."""
+        partial = self.path / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.path / name)
+
+    def keep(self) -> None:
+        """Training begins: from here on nothing is removed."""
+        self._undo = False
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if self._undo:
+            shutil.rmtree(self.path, ignore_errors=True)
+            if self._existed:
+                self.path.mkdir(exist_ok=True)
+
+
+def environment(spec: RunSpec) -> dict[str, Any]:
+    """Versions and device, for `environment.json` and the report."""
+    return {
+        "finetune": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        **{name: metadata.version(name) for name in LIBRARIES},
+        "device": spec.device.name,
+        "device_memory_bytes": spec.device.memory_bytes,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }

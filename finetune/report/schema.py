@@ -1,0 +1,123 @@
+"""The shape of `report.json`, read back: every key may be absent or null, no key may be of the wrong type."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Part(BaseModel):
+    """Base of all parts: null counts as absent, unknown keys are left for other readers."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, tree: Any) -> Any:
+        return {key: value for key, value in tree.items() if value is not None} if isinstance(tree, dict) else tree
+
+
+class Parameters(Part):
+    """Counts of weights."""
+
+    total: int | None = None
+    trainable: int | None = None
+    quantized: int | None = None
+
+
+class Model(Part):
+    """The base model as it was loaded."""
+
+    name_or_path: str | None = None
+    parameters: Parameters = Parameters()
+    quantization: str | None = None
+    dtype: str | None = None
+    compute_dtype: str | None = None
+    attention: str | None = None
+
+
+class DataSet(Part):
+    """One side of the data, after tokenising."""
+
+    source: str | None = None
+    format: str | None = None
+    rows: int | None = None
+    tokens: int | None = None
+    trained_tokens: int | None = None
+    longest: int | None = None
+    truncated: int | None = None
+    dropped: int | None = None
+
+
+class Data(Part):
+    """What was learned from, and what was held out."""
+
+    train: DataSet | None = None
+    eval: DataSet | None = None
+
+
+class TrainLoss(Part):
+    """Training loss of the first and the last step, in nats a token."""
+
+    first: float | None = None
+    last: float | None = None
+
+
+class Train(Part):
+    """What the training loop did; tokens without padding, seconds of the loop alone."""
+
+    seconds: float | None = None
+    rows: int | None = None
+    tokens: int | None = None
+    trained_tokens: int | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    loss: TrainLoss = TrainLoss()
+    learning_rate: float | None = None
+    effective_batch_size: int | None = None
+
+
+class EvalLoss(Part):
+    """Mean held-out loss in nats a trained token."""
+
+    before: float | None = None
+    after: float | None = None
+
+
+class Memory(Part):
+    """Peak memory of the run, in bytes."""
+
+    predicted_bytes: int | None = None
+    measured_bytes: int | None = None
+    device: str | None = None
+    measured_as: str | None = None
+
+
+class Sample(Part):
+    """One held-out question, the answer in the data, and the model's answers."""
+
+    prompt: str
+    reference: str | None = None
+    before: str | None = None
+    after: str | None = None
+
+
+class Report(Part):
+    """All of `report.json`."""
+
+    finetune_version: str | None = None
+    finished_at: datetime | None = None
+    status: str | None = None
+    model: Model = Model()
+    adapter: str | None = None
+    lora: dict[str, Any] = {}
+    data: Data = Data()
+    train: Train = Train()
+    tokens_per_second: float | None = None
+    eval_loss: EvalLoss = EvalLoss()
+    memory: Memory = Memory()
+    samples: list[Sample] = []
+    environment: dict[str, Any] = {}
+    notes: list[str] = []

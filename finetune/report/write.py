@@ -1,0 +1,94 @@
+"""report.json: what was predicted beside what was measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from finetune import __version__
+from finetune.report.pages import write_pages
+from finetune.report.run_dir import RunDir
+from finetune.spec import RunSpec
+
+if TYPE_CHECKING:
+    from finetune.data import LoadedData
+
+
+@dataclass
+class Measured:
+    """What was seen of a run while it ran. Losses are nats per trained token; `seconds` of the training loop alone."""
+
+    seconds: float = 0.0
+    rows: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    steps: int = 0
+    epochs: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    eval_before: float | None = None
+    eval_after: float | None = None
+    predicted_bytes: int = 0
+    peak_bytes: int = 0
+    memory_meaning: str = ""
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+
+def write_report(spec: RunSpec, data: LoadedData, run: RunDir, measured: Measured) -> dict[str, Any]:
+    """Writes report.json, report.md and report.html of a finished run; returns what report.json holds."""
+    report = {
+        "finetune_version": __version__,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "status": "finished",
+        "model": _model(spec),
+        "adapter": run.adapter.name,
+        "lora": spec.config.lora.model_dump(mode="json"),
+        "data": {
+            "train": asdict(data.train.stats),
+            "eval": asdict(data.eval.stats) if data.eval else None,
+        },
+        "train": _train(spec, measured),
+        "tokens_per_second": measured.tokens / measured.seconds if measured.seconds else None,
+        "eval_loss": {"before": measured.eval_before, "after": measured.eval_after},
+        "memory": {
+            "predicted_bytes": measured.predicted_bytes,
+            "measured_bytes": measured.peak_bytes,
+            "device": spec.device.kind,
+            "measured_as": measured.memory_meaning,
+        },
+        "samples": measured.samples,
+        "environment": json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
+        "notes": data.notes,
+    }
+    run.write_json("report.json", report)
+    write_pages(run.path)
+    return report
+
+
+def _model(spec: RunSpec) -> dict[str, Any]:
+    quantization, parameters = spec.config.quantization, spec.parameters
+    stored = quantization.type + (", double quantised" if quantization.double_quant else "")
+    return {
+        "name_or_path": spec.config.model.name_or_path,
+        "parameters": {"total": parameters.total, "trainable": parameters.trainable, "quantized": parameters.quantized},
+        "quantization": stored if quantization.type != "none" else "none",
+        "dtype": str(spec.dtype).removeprefix("torch."),
+        "compute_dtype": str(spec.compute_dtype).removeprefix("torch."),
+        "attention": spec.attention,
+    }
+
+
+def _train(spec: RunSpec, measured: Measured) -> dict[str, Any]:
+    losses = measured.losses
+    return {
+        "seconds": measured.seconds,
+        "rows": measured.rows,
+        "tokens": measured.tokens,
+        "trained_tokens": measured.trained_tokens,
+        "steps": measured.steps,
+        "epochs": measured.epochs,
+        "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
+        "learning_rate": spec.learning_rate,
+        "effective_batch_size": spec.config.training.effective_batch_size,
+    }

@@ -1,0 +1,199 @@
+"""RunSpec: one description of a run, and its projections into the configurations of PEFT, bitsandbytes and TRL."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig, PretrainedConfig
+
+from finetune.config import RunConfig
+from finetune.errors import ConfigError
+from finetune.spec.device import Device, find_device
+from finetune.spec.skeleton import TensorInfo, attach_adapter, build_skeleton, cast_unquantized, list_tensors
+from finetune.spec.source import ModelSource, locate_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from trl import SFTConfig
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of weights, adapter included, counted as PEFT counts them (a 4-bit byte is two)."""
+
+    total: int
+    trainable: int
+    quantized: int
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A resolved run: every `auto` decided, every tensor listed. Made by `describe`."""
+
+    config: RunConfig
+    source: ModelSource
+    model_config: PretrainedConfig
+    device: Device
+    compute_dtype: torch.dtype
+    dtype: torch.dtype
+    autocast: torch.dtype | None
+    attention: str
+    tensors: tuple[TensorInfo, ...] = ()
+
+    @functools.cached_property
+    def parameters(self) -> ParameterCounts:
+        """Weights in all, trained, and held in 4 bits."""
+        return ParameterCounts(
+            total=sum(tensor.elements for tensor in self.tensors),
+            trainable=sum(tensor.elements for tensor in self.tensors if tensor.trainable),
+            quantized=sum(tensor.elements for tensor in self.tensors if tensor.quantized),
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate after scaling with the effective batch.
+
+        Linear: Goyal et al. 2017 (arXiv:1706.02677), for SGD; square root: Malladi et al. 2022
+        (arXiv:2205.10287), for Adam.
+        """
+        training = self.config.training
+        if training.lr_scaling == "none":
+            return training.learning_rate
+        ratio = training.effective_batch_size / training.reference_batch_size
+        return training.learning_rate * (ratio if training.lr_scaling == "linear" else math.sqrt(ratio))
+
+    def bitsandbytes(self) -> BitsAndBytesConfig | None:
+        """How the base is quantised, None where it is not."""
+        quantization = self.config.quantization
+        if quantization.type == "none":
+            return None
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization.type,
+            bnb_4bit_use_double_quant=quantization.double_quant,
+            bnb_4bit_compute_dtype=self.compute_dtype,
+        )
+
+    def lora(self) -> LoraConfig:
+        """The adapter."""
+        lora = self.config.lora
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
+            init_lora_weights=True if lora.init == "default" else lora.init,
+        )
+
+    def trainer_arguments(self, checkpoints: Path) -> SFTConfig:
+        """TRL's configuration; `checkpoints` is where it saves. Made once a run: making it resets accelerate's state."""
+        from trl import SFTConfig
+
+        return SFTConfig(output_dir=str(checkpoints), **self.trainer_fields())
+
+    def trainer_fields(self) -> dict[str, Any]:
+        """The fields of TRL's configuration that a run sets. Rows reach the trainer tokenised, masked and packed."""
+        training, on_gpu = self.config.training, self.device.kind == "cuda"
+        return dict(
+            num_train_epochs=training.epochs,
+            max_steps=training.max_steps or -1,
+            per_device_train_batch_size=training.micro_batch_size,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+            learning_rate=self.learning_rate,
+            lr_scheduler_type=training.lr_scheduler,
+            warmup_steps=training.warmup_ratio,  # transformers reads a number below 1 as a share of all updates
+            weight_decay=training.weight_decay,
+            max_grad_norm=training.max_grad_norm,
+            optim=training.optimizer,
+            bf16=self.autocast is torch.bfloat16,
+            fp16=self.autocast is torch.float16,
+            activation_checkpointing=training.gradient_checkpointing,
+            activation_checkpointing_kwargs={"use_reentrant": False},
+            activation_offloading=training.activation_offloading,
+            seed=training.seed,
+            data_seed=training.seed,
+            save_strategy="steps" if training.save_steps else "no",
+            save_steps=training.save_steps or 500,
+            save_total_limit=training.save_total_limit,
+            eval_strategy="steps" if training.eval_steps and self.config.data.holds_out else "no",
+            eval_steps=training.eval_steps,
+            logging_steps=training.logging_steps,
+            logging_nan_inf_filter=False,  # the default hides a NaN loss
+            report_to=training.report_to,
+            disable_tqdm=True,
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+            max_length=None,
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+
+    def skeleton(self) -> PeftModel:
+        """The model with its adapter on the meta device."""
+        model = build_skeleton(
+            self.model_config,
+            dtype=self.dtype,
+            attention=self.attention,
+            bnb=self.bitsandbytes(),
+            trust_remote_code=self.config.model.trust_remote_code,
+        )
+        return self.attach(model)
+
+    def attach(self, model: torch.nn.Module) -> PeftModel:
+        """Puts the adapter on a base model, empty or loaded: the one place where the two differ in nothing."""
+        if self.config.model.fp32_unquantized:
+            cast_unquantized(model)
+        with torch.device(next(model.parameters()).device):
+            return attach_adapter(model, self.lora(), adapter_dtype=getattr(torch, self.config.lora.dtype))
+
+
+def describe(config: RunConfig, device: Device | None = None) -> RunSpec:
+    """Resolves a configuration for `device` (this machine's, where None) and lists every tensor of its model.
+
+    Reads the model's configuration only, no weights. Raises ModelError and ConfigError.
+    """
+    device = device or find_device(config.hardware)
+    source = locate_model(config.model)
+    model_config = source.config()
+    _check_positions(config, model_config)
+    compute = _dtype(config.quantization.compute_dtype) or device.compute_dtype
+    spec = RunSpec(
+        config=config,
+        source=source,
+        model_config=model_config,
+        device=device,
+        compute_dtype=compute,
+        dtype=_dtype(config.model.dtype) or compute,
+        autocast=_autocast(config.training.autocast, compute),
+        attention="sdpa" if config.model.attention == "auto" else config.model.attention,
+    )
+    tensors = tuple(list_tensors(spec.skeleton()))
+    return RunSpec(**{**vars(spec), "tensors": tensors})
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _autocast(name: str, compute: torch.dtype) -> torch.dtype | None:
+    if name == "auto":
+        return compute if compute.itemsize == 2 else None
+    return None if name == "none" else getattr(torch, name)
+
+
+def _check_positions(config: RunConfig, model_config: PretrainedConfig) -> None:
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if limit and config.data.max_length > limit:
+        raise ConfigError(
+            f"data.max_length: {config.data.max_length} tokens, but the model has positions for {limit}",
+            f"set data.max_length={limit} or less",
+        )

@@ -1,0 +1,148 @@
+"""Where a model comes from, and what is read of it before any weight: its configuration and tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from finetune.config import ModelConfig
+from finetune.errors import ModelError
+from finetune.spec import gguf
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A located model: `path` is its directory or GGUF file, None for a hub id."""
+
+    kind: Literal["hub", "directory", "gguf"]
+    name: str
+    path: Path | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def config(self) -> PretrainedConfig:
+        """The model's architecture; raises ModelError where it cannot be read."""
+        if self.kind == "hub":
+            return self._hub_config()
+        if self.kind == "gguf" and not gguf.dense_directory(self.path).exists():
+            return self._read(AutoConfig, str(self.path.parent), gguf_file=self.path.name)
+        return self._read(AutoConfig, self.weights_dir())
+
+    def weights_dir(self) -> str:
+        """What `from_pretrained` loads: a directory (converted from GGUF where needed) or a hub id."""
+        if self.kind == "gguf":
+            return str(gguf.convert(self.path))
+        return self.name if self.kind == "hub" else str(self.path)
+
+    def _hub_config(self) -> PretrainedConfig:
+        stored = resources.files("finetune.spec").joinpath("model_configs", *self.name.split("/"), "config.json")
+        if self.revision is None and stored.is_file():
+            # Published architectures do not change; the audit compares with what was downloaded.
+            fields = json.loads(stored.read_text(encoding="utf-8"))
+            return AutoConfig.for_model(fields.pop("model_type"), **fields)
+        return self._read(AutoConfig, self.name, revision=self.revision)
+
+    def _read(self, factory: type, where: str, **options: object) -> PretrainedConfig:
+        try:
+            return factory.from_pretrained(where, trust_remote_code=self.trust_remote_code, **options)
+        except Exception as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"{self.name}: its configuration cannot be read ({first})", _hint(self.kind)) from None
+
+
+def _hint(kind: str) -> str:
+    if kind == "hub":
+        return "check the id and the network; a gated model needs `hf auth login`; a local directory needs no network"
+    return "config.json must name a model_type that transformers knows"
+
+
+def locate_model(model: ModelConfig) -> ModelSource:
+    """Finds the model that `model.name_or_path` names, without reading weights.
+
+    Raises ModelError for a missing path, a directory without config.json, and weights that are pickles.
+    """
+    path = Path(model.name_or_path).expanduser()
+    common = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"model.name_or_path: {path}: no such file", "give the path of an existing .gguf file")
+        return ModelSource("gguf", model.name_or_path, path, **common)
+    if path.is_dir():
+        _check_directory(path, model)
+        return ModelSource("directory", model.name_or_path, path, **common)
+    if path.is_file():
+        raise ModelError(f"model.name_or_path: {path} is a file", "give a directory, a .gguf file or a hub id")
+    if model.name_or_path.startswith(("/", ".", "~")) or model.name_or_path.count("/") > 1:
+        raise ModelError(f"model.name_or_path: {path}: no such directory", "give a model directory or a hub id")
+    return ModelSource("hub", model.name_or_path, None, **common)
+
+
+def _check_directory(path: Path, model: ModelConfig) -> None:
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"model.name_or_path: {path} has no config.json", "give the directory that `save_pretrained` wrote"
+        )
+    if model.weights == "random" or any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"model.name_or_path: {path} holds its weights in a pickle ({pickles[0]}), which can run code when opened",
+            "save it again as safetensors: model.save_pretrained(directory)",
+        )
+
+
+def require_weights(source: ModelSource) -> None:
+    """Raises ModelError where a local directory has no safetensors to load."""
+    if source.kind == "directory" and not any(source.path.glob("*.safetensors")):
+        raise ModelError(
+            f"model.name_or_path: {source.path} has no *.safetensors",
+            "put the weights there, or set model.weights=random to measure only",
+        )
+
+
+def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with another chat template where one is given; its pad token is always set.
+
+    Raises ModelError where there is no fast tokenizer or the template file cannot be read.
+    """
+    where = source.weights_dir()
+    if source.kind == "directory" and not any((source.path / name).is_file() for name in TOKENIZERS):
+        raise ModelError(
+            f"model.name_or_path: {source.path} has no tokenizer", f"copy its files there, such as {TOKENIZERS[0]}"
+        )
+    options = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{source.name}: its tokenizer cannot be loaded ({first})", _hint(source.kind)) from None
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{source.name}: its tokenizer is not a fast one", "add its tokenizer.json: masks need offsets"
+        )
+    if tokenizer.pad_token is None:
+        # Only fills attention-masked positions; labels there are set by length, never by comparing with pad.
+        tokenizer.pad_token = tokenizer.eos_token
+    if chat_template is not None:
+        tokenizer.chat_template = _read_template(chat_template)
+    return tokenizer
+
+
+def _read_template(chat_template: str) -> str | None:
+    if chat_template == "none":
+        return None
+    try:
+        return Path(chat_template).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"data.chat_template: {chat_template}: cannot be read ({error})", "give the path of a Jinja file, or none"
+        ) from None

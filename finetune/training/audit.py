@@ -1,0 +1,49 @@
+"""What was built is what was described: the first tensor or argument that differs stops the run."""
+
+from __future__ import annotations
+
+import torch
+
+from finetune.errors import AuditError
+from finetune.spec import RunSpec, list_tensors
+from finetune.training.trainer import Trainer
+
+HINT = (
+    "this is a fault of finetune or of a library version it was not tried with; please report it with the run directory"
+)
+
+
+def audit(spec: RunSpec, trainer: Trainer) -> None:
+    """Compares the trainer with the description. Raises AuditError naming the first difference."""
+    _audit_tensors(spec, trainer.model)
+    _audit_arguments(spec, trainer)
+
+
+def _audit_tensors(spec: RunSpec, model: torch.nn.Module) -> None:
+    described = {tensor.name: tensor for tensor in spec.tensors}
+    built = {tensor.name: tensor for tensor in list_tensors(model)}
+    for name in [*described, *built]:
+        if described.get(name) != built.get(name):
+            raise AuditError(
+                f"{name}: described as {_show(described.get(name))}, built as {_show(built.get(name))}", HINT
+            )
+    for name, parameter in model.named_parameters():
+        if parameter.device != spec.device.torch_device:
+            raise AuditError(f"{name} is on {parameter.device}, described on {spec.device.torch_device}", HINT)
+
+
+def _audit_arguments(spec: RunSpec, trainer: Trainer) -> None:
+    for name, wanted in spec.trainer_fields().items():
+        found = getattr(trainer.args, name)
+        if found != wanted:
+            raise AuditError(f"training argument {name}: described as {wanted!r}, built as {found!r}", HINT)
+    attention = trainer.model.config._attn_implementation
+    if attention != spec.attention:
+        raise AuditError(f"attention kernel: described as {spec.attention!r}, built as {attention!r}", HINT)
+
+
+def _show(tensor: object) -> str:
+    if tensor is None:
+        return "absent"
+    kind = "trained" if tensor.trainable else "frozen"
+    return f"{kind} {tensor.dtype} {list(tensor.shape)}"

@@ -1,0 +1,71 @@
+"""Fixtures that many tests share: a tiny model on disk, a few rows, a configuration that trains in seconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and measurements beside the repository; the test is skipped where it is absent."""
+    folder = REPO.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the shared data beside the repository is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a two-layer Llama and its tokenizer (scripts/make_tiny_model.py)."""
+    spec = importlib.util.spec_from_file_location("make_tiny_model", REPO / "scripts" / "make_tiny_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    directory = tmp_path_factory.mktemp("tiny") / "model"
+    module.main(str(directory))
+    return directory
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    """Twelve conversations of unequal length in messages format."""
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {n} words."}, {"role": "assistant", "content": "word " * n + "end"}]}
+        for n in range(1, 13)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, tiny_model: Path, rows_file: Path) -> Path:
+    """A configuration that trains the tiny model for two steps in float32."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"""\
+model: {{name_or_path: {tiny_model}}}
+quantization: {{compute_dtype: float32}}
+lora: {{r: 4, alpha: 8}}
+data: {{train: {rows_file}, eval: {rows_file}, max_length: 128}}
+training:
+  max_steps: 2
+  micro_batch_size: 2
+  gradient_accumulation_steps: 2
+  learning_rate: 1.0e-2
+  optimizer: adamw_torch
+  sample_answers: 1
+  sample_max_new_tokens: 4
+output_dir: {tmp_path / "run"}
+""",
+        encoding="utf-8",
+    )
+    return path
