@@ -36,11 +36,9 @@ def main() -> None:
     """Entry point: turns errors into a message, a hint and the contract's exit code."""
     _quiet_libraries()
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))  # a command's exit code comes back as its value
     except FinetuneError as error:
         _fail(error.message, error.hint, error.exit_code)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("stopped", "", 5)
     except Exception as error:

@@ -39,7 +39,12 @@ def rows_file(tmp_path: Path) -> Path:
     """Twelve conversations of unequal length in messages format."""
     path = tmp_path / "rows.jsonl"
     rows = [
-        {"messages": [{"role": "user", "content": f"Say {n} words."}, {"role": "assistant", "content": "word " * n + "end"}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"Say {n} words."},
+                {"role": "assistant", "content": "word " * n + "end"},
+            ]
+        }
         for n in range(1, 13)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

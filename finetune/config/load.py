@@ -168,7 +168,9 @@ def _section_in(annotation: Any) -> type[Section] | None:
 
 
 def _elsewhere(key: str) -> list[str]:
-    """The full name of a key that was written in the wrong section."""
-    names = {name: f"{section}.{name}" for section, model in _sections().items() for name in model.model_fields}
+    """The full name of a key that was written in the wrong section, or with its section's name before it."""
+    full = [(section, name) for section, model in _sections().items() for name in model.model_fields]
+    names = {name: f"{section}.{name}" for section, name in full}
+    names |= {f"{section}_{name}": f"{section}.{name}" for section, name in full}
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     return [names[near[0]]] if near else []

@@ -22,7 +22,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run takes and whether its device has it. `problems` are why it cannot run, `advice` what to change."""
+    """What a run takes and whether its device has it. `problems` are why it cannot run there, `advice` what to change."""
 
     spec: RunSpec
     prediction: Prediction
@@ -32,13 +32,21 @@ class Verdict:
 
     @property
     def fits(self) -> bool:
-        """Whether the predicted process fits in the device's memory."""
-        return self.prediction.process <= self.spec.device.memory_bytes
+        """Whether the device, present or assumed, has what the run takes."""
+        return not self.problems
 
     def require_fit(self) -> Verdict:
         """Raises DoesNotFit where the run cannot be done on this machine."""
+        if not self.spec.device.present:
+            here = find_device(self.spec.config.hardware.model_copy(update={"device": "cpu"}))
+            raise DoesNotFit(
+                f"this run needs a CUDA GPU with {self.prediction.process / GIB:.1f} GiB of memory; "
+                f"this machine has none ({here.name}, {here.memory_bytes / GIB:.0f} GiB)",
+                "see what it takes on a card with `finetune preflight CONFIG --gpu 24GiB`; "
+                "what trains here, on the CPU, is `finetune train configs/quickstart.yaml`",
+            )
         if self.problems:
-            raise DoesNotFit("\n".join(self.problems), "\n      ".join(self.advice))
+            raise DoesNotFit("\n".join(self.problems), "; ".join(self.advice))
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -82,22 +90,16 @@ def _predict(spec: RunSpec) -> Prediction:
 
 
 def _problems(spec: RunSpec, prediction: Prediction, disk: int) -> list[str]:
-    device, found = spec.device, []
-    need = f"{prediction.process / GIB:.1f} GiB"
-    if device.kind == "cuda" and not device.present:
-        here = find_device(spec.config.hardware.model_copy(update={"device": "cpu"}))
-        found.append(
-            f"this run needs a CUDA GPU with {need} of memory; this machine has none "
-            f"({here.name}, {here.memory_bytes / GIB:.0f} GiB)"
-        )
+    device, training, found = spec.device, spec.config.training, []
     if prediction.process > device.memory_bytes:
-        found.append(f"this run needs {need}, but {device.name} has {device.memory_bytes / GIB:.1f} GiB")
-    if device.kind == "cpu" and spec.config.training.optimizer.startswith("paged"):
+        need, has = prediction.process / GIB, device.memory_bytes / GIB
+        found.append(f"this run needs {need:.1f} GiB, but {device.name} has {has:.1f} GiB")
+    if device.kind == "cpu" and training.optimizer.startswith("paged"):
         found.append(
-            f"training.optimizer={spec.config.training.optimizer} pages between card and host, but runs on {device.name}"
+            f"training.optimizer={training.optimizer} pages between card and host, but this runs on {device.name}"
         )
-    if device.kind == "cpu" and spec.config.training.activation_offloading:
-        found.append(f"training.activation_offloading moves activations off a card, but the run is on {device.name}")
+    if device.kind == "cpu" and training.activation_offloading:
+        found.append(f"training.activation_offloading moves activations off a card, but this runs on {device.name}")
     free = _free_disk(Path(spec.config.output_dir))
     if disk > free:
         found.append(f"output_dir needs {disk / GIB:.2f} GiB of disk, but {free / GIB:.2f} GiB are free")
@@ -106,16 +108,13 @@ def _problems(spec: RunSpec, prediction: Prediction, disk: int) -> list[str]:
 
 def _advice(spec: RunSpec, prediction: Prediction) -> list[str]:
     """What to do, the cheapest first."""
-    lines = [
-        f"`{change}` would fit" for change in _changes_that_fit(spec) if prediction.process > spec.device.memory_bytes
-    ]
-    if spec.device.kind == "cpu":
-        lines.append("on a CPU: training.optimizer=adamw_torch training.activation_offloading=false")
-    if spec.device.kind == "cuda" and not spec.device.present:
-        lines += [
-            "what it takes on a card: `finetune preflight CONFIG --gpu 24GiB`",
-            "what trains here, on the CPU: `finetune train configs/quickstart.yaml`",
-        ]
+    lines = []
+    if prediction.process > spec.device.memory_bytes:
+        lines += [f"`{change}` would fit" for change in _changes_that_fit(spec)] or ["no single change makes it fit"]
+    if spec.device.kind == "cpu" and spec.config.training.optimizer.startswith("paged"):
+        lines.append("set training.optimizer=adamw_torch")
+    if spec.device.kind == "cpu" and spec.config.training.activation_offloading:
+        lines.append("set training.activation_offloading=false")
     return lines or ["free disk space, or set another output_dir"]
 
 
@@ -123,7 +122,10 @@ def _changes_that_fit(spec: RunSpec) -> Iterator[str]:
     """Single changes, in the order that costs least speed, that bring the prediction under the device's memory."""
     training, length = spec.config.training, spec.config.data.max_length
     batch = training.micro_batch_size
-    changes = [("training.loss_kernel", "fused_linear"), ("training.optimizer", "paged_adamw_8bit")]
+    changes: list[tuple[str, Any]] = [
+        ("training.loss_kernel", "fused_linear"),
+        ("training.optimizer", "paged_adamw_8bit"),
+    ]
     changes += [("training.micro_batch_size", batch // 2)] if batch > 1 else []
     changes += [("training.gradient_checkpointing", True)]
     changes += [("data.max_length", length >> shift) for shift in (1, 2, 3) if length >> shift >= 128]

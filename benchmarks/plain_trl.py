@@ -1,0 +1,76 @@
+"""QLoRA with plain TRL, PEFT and bitsandbytes, and nothing of ours: the reference that parity_trl.py compares with.
+
+    python benchmarks/plain_trl.py MODEL ROWS.jsonl OUT.json --steps 20
+
+Rows are conversations in `messages` format. TRL renders, tokenises, masks and batches them. Every token is trained:
+TRL's prompt-completion mask takes in what the chat template writes behind the stop token, finetune's does not.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from trl import SFTConfig, SFTTrainer
+
+parser = argparse.ArgumentParser()
+parser.add_argument("model")
+parser.add_argument("rows", type=Path)
+parser.add_argument("out", type=Path)
+parser.add_argument("--steps", type=int, default=20)
+options = parser.parse_args()
+
+model = AutoModelForCausalLM.from_pretrained(
+    options.model,
+    dtype=torch.float32,
+    quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    ),
+    device_map={"": "cpu"},
+)
+lora = LoraConfig(
+    task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
+)
+arguments = SFTConfig(  # checkpoints activations by default
+    output_dir=tempfile.mkdtemp(),
+    max_steps=options.steps,
+    per_device_train_batch_size=2,
+    gradient_accumulation_steps=2,
+    learning_rate=1e-3,
+    lr_scheduler_type="cosine",
+    warmup_steps=0.1,  # a tenth of all steps
+    optim="adamw_torch",
+    max_length=512,
+    seed=42,
+    data_seed=42,
+    logging_steps=1,
+    save_strategy="no",
+    report_to="none",
+    disable_tqdm=True,
+    use_cpu=True,
+    bf16=False,
+)
+rows = Dataset.from_list([json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()])
+trainer = SFTTrainer(
+    model=model,
+    args=arguments,
+    train_dataset=rows,
+    processing_class=AutoTokenizer.from_pretrained(options.model),
+    peft_config=lora,
+)
+trainer.train()
+
+history = trainer.state.log_history
+result = {
+    "losses": [entry["loss"] for entry in history if "loss" in entry],
+    "seconds": history[-1]["train_runtime"],
+    "tokens": int(history[-2]["num_tokens"]),
+}
+options.out.write_text(json.dumps(result), encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Everything in the documentation that a program can compute: schema, help pages, the figures in configs and README.
+
+    python scripts/update_docs.py            writes them
+    python scripts/update_docs.py --check    exits 1 where one is out of date, naming it
+
+tests/test_docs.py runs the check.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+COMMANDS = ["", "train", "preflight", "eval", "chat", "report", "doctor", "schema", "data", "data preview"]
+PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
+
+
+def finetune(*arguments: str) -> str:
+    """What a `finetune` command prints, 100 columns wide and without colour."""
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "finetune.cli", *arguments]
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, check=True)
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip("\n")
+
+
+def schema() -> str:
+    """configs/schema.json."""
+    return json.dumps(json.loads(finetune("schema")), indent=2) + "\n"
+
+
+def help_pages() -> str:
+    """docs/help.md: the `--help` of every command."""
+    pages = ["# The command line", "", "Written by `scripts/update_docs.py` from the program itself.", ""]
+    for command in COMMANDS:
+        title = f"finetune {command}".strip()
+        text = finetune(*command.split(), "--help").replace("python -m finetune.cli", "finetune")
+        pages += [f"## `{title}`", "", "```text", text, "```", ""]
+    return "\n".join(pages)
+
+
+def config_with_figures(path: Path) -> str:
+    """A shipped configuration with the figures in its opening comment computed anew."""
+    plan = json.loads(finetune("preflight", str(path.relative_to(REPO)), "--json"))
+    parameters, memory = plan["parameters"], plan["memory"]
+    gib = {name: memory[f"{name}_bytes"] / 2**30 for name in ("allocated", "process")}
+    lines = {
+        "parameters": f"{parameters['total']:,} in all, {parameters['quantized']:,} in 4 bits, "
+        f"{parameters['trainable']:,} trained",
+        "memory": f"{gib['allocated']:.2f} GiB allocated at the peak, {gib['process']:.2f} GiB the whole process",
+    }
+    text = path.read_text(encoding="utf-8")
+    for name, figures in lines.items():
+        text = re.sub(rf"^#   {name}: .*$", f"#   {name}: {figures}", text, flags=re.MULTILINE)
+    return text
+
+
+def readme() -> str:
+    """README.md with the output of `finetune preflight` as it is now."""
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    shown = f"$ finetune {' '.join(PREFLIGHT[:3])} '{PREFLIGHT[3]}'\n{finetune(*PREFLIGHT)}"
+    return re.sub(
+        r"(?<=```console\n)\$ finetune preflight .*?(?=\n```)", lambda _: shown, text, count=1, flags=re.DOTALL
+    )
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Every file this script keeps, with what it should hold."""
+    yield REPO / "configs" / "schema.json", schema()
+    yield REPO / "docs" / "help.md", help_pages()
+    for path in sorted((REPO / "configs").glob("qlora_*.yaml")):
+        yield path, config_with_figures(path)
+    yield REPO / "README.md", readme()
+
+
+def main(check: bool) -> int:
+    """Writes or checks; returns the exit status."""
+    stale = []
+    for path, text in pages():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(str(path.relative_to(REPO)))
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    print("\n".join(stale) or "everything is up to date")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""Imports run one way, from the command line down to the errors; rooms beside each other do not know each other."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+from conftest import REPO
+
+BELOW = {
+    "errors": set(),
+    "config": {"errors"},
+    "spec": {"config", "errors"},
+}
+ROOMS = {"report", "training", "model", "data", "preflight"}
+BELOW |= {room: {"spec", "config", "errors"} for room in ROOMS}
+BELOW["doctor"] = {"spec", "config", "errors"}
+BELOW["pipeline"] = ROOMS | BELOW["spec"] | {"spec"}
+BELOW["cli"] = {"pipeline", "doctor"} | BELOW["pipeline"]
+
+
+def imported_rooms(source: str) -> set[str]:
+    """Rooms of finetune that a module imports when it runs: imports for type checkers alone do not count."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} if node.module != "finetune" else {f"finetune.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("finetune.")}
+
+
+def test_imports_run_one_way() -> None:
+    for path in sorted((REPO / "finetune").rglob("*.py")):
+        relative = path.relative_to(REPO / "finetune")
+        room = relative.parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        allowed = BELOW[room] | {room, "__version__"}
+        assert imported_rooms(path.read_text(encoding="utf-8")) <= allowed, f"{relative} reaches up or sideways"
+
+
+def test_an_import_that_reaches_up_is_seen() -> None:
+    assert imported_rooms("from finetune.cli import main\nfrom finetune import pipeline") == {"cli", "pipeline"}
+
+
+def test_command_line_and_configuration_import_no_torch() -> None:
+    script = "import sys, finetune.cli, finetune.config, finetune.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=REPO, check=False).returncode == 0
