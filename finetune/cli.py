@@ -218,10 +218,13 @@ def _quiet_libraries() -> None:
         "ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|accelerate|bitsandbytes)\b"
     )
     defaults = {
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "DATASETS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
-        "TRL_EXPERIMENTAL_SILENCE": "1", "BITSANDBYTES_NOWELCOME": "1",
-    }  # fmt: skip
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "DATASETS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 

@@ -92,7 +92,7 @@ def show(facts: dict[str, Any], console: Console) -> None:
     gib = 2**30
     lines = {
         "finetune": f"{facts['finetune']}, Python {facts['python']}",
-        "device": f"{facts['device']}, {facts['device_memory_bytes'] / gib:.1f} GiB, computes in {facts['compute_dtype']}",
+        "device": f"{facts['device']}, {facts['device_memory_bytes'] / gib:.1f} GiB, {facts['compute_dtype']}",
         "CUDA": f"{facts['cuda'] or 'not in this torch'}, driver {facts['driver'] or 'not found'}",
         "memory, disk": f"{facts['memory_bytes'] / gib:.1f} GiB, {facts['disk_free_bytes'] / gib:.1f} GiB free",
         "libraries": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()),

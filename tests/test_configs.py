@@ -68,7 +68,7 @@ def test_trained_parameters(described: tuple[Path, RunSpec]) -> None:
 
 
 def test_parameters_agree_with_the_published_configuration(described: tuple[Path, RunSpec], shared: Path) -> None:
-    path, spec = described
+    spec = described[1]
     name = spec.config.model.name_or_path.rpartition("/")[2]
     stored = next(f for f in (shared / "truth" / "models").iterdir() if name.startswith(f.name))
     published = json.loads((stored / "config.json").read_text(encoding="utf-8"))

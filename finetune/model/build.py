@@ -95,7 +95,7 @@ def _random(spec: RunSpec) -> PreTrainedModel:
 
 
 def _materialise(model: PreTrainedModel, device: torch.device, std: float) -> None:
-    """Gives every tensor that is still on the meta device memory and values: norms one, biases zero, the rest normal."""
+    """Gives every tensor still on the meta device memory and values: norms one, biases zero, the rest normal."""
     for name, parameter in list(model.named_parameters()):
         if not parameter.is_meta:
             continue

@@ -22,7 +22,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run takes and whether its device has it. `problems` are why it cannot run there, `advice` what to change."""
+    """What a run takes and whether its device has it: `problems` are why it cannot run there, `advice` what to do."""
 
     spec: RunSpec
     prediction: Prediction

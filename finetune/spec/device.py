@@ -69,7 +69,7 @@ def _cpu_device(limit: int | None) -> Device:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulated, it is 6 to 15 times slower than float32 (measured)."""
+    """Whether the processor multiplies bfloat16 itself: emulated it is 6 to 15 times slower than float32 (measured)."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("amx_tile"))
 

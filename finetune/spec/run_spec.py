@@ -95,7 +95,7 @@ class RunSpec:
         )
 
     def trainer_arguments(self, checkpoints: Path) -> SFTConfig:
-        """TRL's configuration; `checkpoints` is where it saves. Made once a run: making it resets accelerate's state."""
+        """TRL's configuration; `checkpoints` is where it saves. Made once: making it resets accelerate's state."""
         from trl import SFTConfig
 
         return SFTConfig(output_dir=str(checkpoints), **self.trainer_fields())
