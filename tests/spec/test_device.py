@@ -1,0 +1,44 @@
+"""The machine: what is found, what is assumed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from finetune.config import HardwareConfig
+from finetune.spec import Device, find_device
+from finetune.spec import device as module
+
+
+def test_a_processor_of_this_machine() -> None:
+    device = find_device(HardwareConfig(device="cpu"))
+    assert (device.kind, device.present) == ("cpu", True)
+    assert 0 < device.memory_bytes <= 2**46
+    assert find_device(HardwareConfig(device="cpu", memory="1GiB")).memory_bytes == 2**30
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_card_is_assumed_where_there_is_none() -> None:
+    device = find_device(HardwareConfig(device="cuda"))
+    assert (device.kind, device.present, device.memory_bytes) == ("cuda", False, 24 * 2**30)
+    assert find_device(HardwareConfig(device="cuda", memory="16GiB")).memory_bytes == 16 * 2**30
+    assert find_device(HardwareConfig(device="auto")).kind == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({"avx2": True}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_tile": True}, torch.bfloat16)],
+)
+def test_a_processor_computes_what_it_multiplies_natively(monkeypatch, capabilities, dtype) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert find_device(HardwareConfig(device="cpu")).compute_dtype is dtype
+
+
+def test_a_container_s_limit_counts(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_container_limit", lambda: 3 * 2**30)
+    assert find_device(HardwareConfig(device="cpu")).memory_bytes == 3 * 2**30
+
+
+def test_dtypes_of_cards() -> None:
+    assert Device("cuda", "new", 1, bf16=True).compute_dtype is torch.bfloat16
+    assert Device("cuda", "old", 1, bf16=False).compute_dtype is torch.float16
