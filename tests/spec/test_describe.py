@@ -18,7 +18,7 @@ CPU = Device("cpu", "a processor", 16 * 2**30, bf16=False)
 
 def config(path: Path | str, /, **sections: dict) -> RunConfig:
     tree = {
-        "model": {"name_or_path": str(model)},
+        "model": {"name_or_path": str(path)},
         "data": {"train": "rows.jsonl", "max_length": 128},
         "output_dir": "x",
     }
