@@ -52,7 +52,7 @@ def _timed_help() -> float:
     ("arguments", "words"),
     [
         (["trian"], "No such command 'trian'"),
-        (["train"], "Missing argument 'config'"),
+        (["train"], "Missing argument"),
         (["train", "configs/quickstart.yaml", "--quick"], "No such option"),
         (["train", "none.yaml"], "none.yaml: no such file"),
         (["train", "configs/quickstart.yaml", "max_steps"], "'max_steps' is not an override"),

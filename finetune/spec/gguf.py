@@ -6,10 +6,14 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from finetune.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def cache_dir() -> Path:
@@ -64,5 +68,17 @@ def _write_dense(file: Path, target: Path) -> None:
         raise ModelError(
             f"{file}: transformers cannot read this GGUF file ({error})", "use a file of a family it knows"
         ) from error
+    _name_special_tokens(tokenizer, file)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def _name_special_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Sets BOS, EOS and padding as the file's own metadata names them: transformers before 5.23 guesses."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(str(file)).fields
+    for ours, theirs in {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding"}.items():
+        field = fields.get(f"tokenizer.ggml.{theirs}_token_id")
+        if field is not None:
+            setattr(tokenizer, ours, tokenizer.convert_ids_to_tokens(int(field.contents())))
