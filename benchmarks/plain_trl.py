@@ -8,13 +8,13 @@ TRL's prompt-completion mask takes in what the chat template writes behind the s
 
 import argparse
 import json
-import tempfile
+import time
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 parser = argparse.ArgumentParser()
@@ -36,10 +36,14 @@ model = AutoModelForCausalLM.from_pretrained(
     device_map={"": "cpu"},
 )
 lora = LoraConfig(
-    task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]
+    task_type="CAUSAL_LM",
+    r=16,
+    lora_alpha=32,
+    lora_dropout=0.0,
+    target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
 )
 arguments = SFTConfig(  # checkpoints activations by default
-    output_dir=tempfile.mkdtemp(),
+    output_dir=str(options.out.with_suffix("")),
     max_steps=options.steps,
     per_device_train_batch_size=2,
     gradient_accumulation_steps=2,
@@ -57,6 +61,19 @@ arguments = SFTConfig(  # checkpoints activations by default
     use_cpu=True,
     bf16=False,
 )
+
+
+class Clock(TrainerCallback):
+    """When each step ended, in seconds."""
+
+    def __init__(self):
+        self.ends = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.ends.append(time.perf_counter())
+
+
+clock = Clock()
 rows = Dataset.from_list([json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()])
 trainer = SFTTrainer(
     model=model,
@@ -64,13 +81,14 @@ trainer = SFTTrainer(
     train_dataset=rows,
     processing_class=AutoTokenizer.from_pretrained(options.model),
     peft_config=lora,
+    callbacks=[clock],
 )
 trainer.train()
 
 history = trainer.state.log_history
 result = {
     "losses": [entry["loss"] for entry in history if "loss" in entry],
-    "seconds": history[-1]["train_runtime"],
+    "ends": clock.ends,
     "tokens": int(history[-2]["num_tokens"]),
 }
 options.out.write_text(json.dumps(result), encoding="utf-8")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from finetune.preflight import preflight
 from finetune.report import Measured, RunDir, write_report
 from finetune.spec import RunSpec, describe, load_tokenizer
 from finetune.training import (
+    LossGuard,
     ManifestWriter,
     MemoryMeter,
     MetricsWriter,
@@ -25,7 +28,7 @@ from finetune.training import (
     Trainer,
     audit,
     build_trainer,
-    held_out_loss,
+    evaluate_model,
     newest_good,
     prepare_reporters,
 )
@@ -40,8 +43,8 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
     `resume` goes on from the newest good checkpoint; `dry_run` stops before the first step and leaves nothing behind.
     """
     spec = describe(config)
-    verdict = preflight(spec).require_fit()
     with _resumed(spec) if resume else RunDir.create(spec) as run:
+        verdict = preflight(spec).require_fit()
         prepare_reporters(config.training.report_to, run.path)
         run.write_json("preflight.json", verdict.to_json())
         data = load_data(spec)
@@ -50,18 +53,18 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         memory = MemoryMeter(spec.device.torch_device)
         model = build_model(spec)
         trainer = build_trainer(spec, model, data, run.checkpoints)
-        metrics, bar = MetricsWriter(run.metrics, memory, trainer), ProgressBar(console, memory)
-        for callback in (metrics, bar, ManifestWriter()):
-            trainer.add_callback(callback)
+        metrics = MetricsWriter(run.metrics, memory, trainer)
+        trainer.add_before_reporters(metrics, ProgressBar(console, memory), LossGuard(), ManifestWriter())
         audit(spec, trainer)
         if dry_run:
             return {"dry_run": True, **verdict.to_json()}
-        run.keep()
+        with _within_memory(trainer):
+            before = _before(run, resume, lambda: _look(spec, data, trainer))
+            run.keep()
+            _train(trainer, run, resume=resume)
+            _save_adapter(model, data, run)
+            after = _look(spec, data, trainer)
         measured = Measured(predicted_bytes=verdict.prediction.allocated, memory_meaning=memory.meaning)
-        before = _before(run, resume, lambda: _look(spec, data, trainer))
-        _train(trainer, run, bar, resume=resume)
-        _save_adapter(model, data, run)
-        after = _look(spec, data, trainer)
         _collect(measured, trainer, metrics, memory, before, after)
         return write_report(spec, data, run, measured)
 
@@ -78,8 +81,7 @@ def evaluate(path: Path, data_eval: str | None = None) -> dict[str, Any]:
     spec = describe(config)
     data = load_data(spec)
     model = load_trained(spec, run.adapter)
-    batch_size = 8
-    loss = held_out_loss(model, data.eval.rows, collate=data.collator, batch_size=batch_size, autocast=spec.autocast)
+    loss = evaluate_model(spec, model, data.eval.rows, data.collator)
     stats = data.eval.stats
     return {"eval_loss": loss, "rows": stats.rows, "trained_tokens": stats.trained_tokens, "source": stats.source}
 
@@ -104,6 +106,8 @@ def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]
 def _resumed(spec: RunSpec) -> RunDir:
     """The run to go on with; its configuration must be the one given now."""
     run = RunDir.open(spec.config.output_dir)
+    if (run.path / "report.json").exists():
+        raise RunDirError(f"{run.path}: the run is finished", "train anew in another output_dir")
     then, now = run.config().model_dump(), spec.config.model_dump()
     changed = [
         f"{section}.{key} was {then[section][key]!r}, is {value!r}"
@@ -135,7 +139,7 @@ def _look(spec: RunSpec, data: LoadedData, trainer: Trainer) -> dict[str, Any]:
             model, data.tokenizer, sample.rendered, max_new_tokens=training.sample_max_new_tokens)}
         for sample in data.samples(training.sample_answers)
     ]  # fmt: skip
-    return {"eval_loss": trainer.evaluate()["eval_loss"], "answers": answers}
+    return {"eval_loss": trainer.last_held_out_loss(), "answers": answers}
 
 
 def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -148,7 +152,18 @@ def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]]) -> di
     return seen
 
 
-def _train(trainer: Trainer, run: RunDir, bar: ProgressBar, *, resume: bool) -> None:
+@contextmanager
+def _within_memory(trainer: Trainer) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(
+            f"out of memory after {trainer.state.global_step} updates: {str(error).splitlines()[0]}",
+            "see what fits with `finetune preflight CONFIG --gpu 24GiB`",
+        ) from None
+
+
+def _train(trainer: Trainer, run: RunDir, *, resume: bool) -> None:
     checkpoint = newest_good(run.checkpoints) if resume else None
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -159,25 +174,22 @@ def _train(trainer: Trainer, run: RunDir, bar: ProgressBar, *, resume: bool) -> 
             + (f"the last checkpoint is {done.name}" if done else "no checkpoint had been written"),
             "go on with the same command and --resume" if done else "set training.save_steps to be able to resume",
         ) from None
-    except torch.OutOfMemoryError as error:
-        raise DoesNotFit(
-            f"out of memory at step {trainer.state.global_step + 1}: {str(error).splitlines()[0]}",
-            "see what fits with `finetune preflight CONFIG --gpu 24GiB`",
-        ) from None
-    finally:
-        bar.close()
 
 
 def _save_adapter(model: PeftModel, data: LoadedData, run: RunDir) -> None:
-    """The adapter in plain PEFT format, with the tokenizer and template it was trained with."""
-    model.save_pretrained(run.adapter)
-    data.tokenizer.save_pretrained(run.adapter)
+    """The adapter in plain PEFT format, with the tokenizer and template it was trained with; whole or not at all."""
+    partial = run.adapter.with_name(f"{run.adapter.name}.partial")
+    model.save_pretrained(partial)
+    data.tokenizer.save_pretrained(partial)
+    shutil.rmtree(run.adapter, ignore_errors=True)  # that of a run which was stopped right here
+    partial.rename(run.adapter)
 
 
 def _collect(
     measured: Measured, trainer: Trainer, metrics: MetricsWriter, memory: MemoryMeter, before: dict, after: dict
 ) -> None:
-    measured.seconds, measured.losses = metrics.seconds, metrics.losses
+    measured.seconds = metrics.seconds
+    measured.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     measured.rows, measured.tokens = int(trainer.rows_seen), int(trainer.tokens_seen)
     measured.trained_tokens = int(trainer.trained_seen)
     measured.steps, measured.epochs = trainer.state.global_step, trainer.state.epoch

@@ -264,6 +264,18 @@ def test_wheelhouse_refuses_bad_options(tmp_path, options, message):
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "kept"]
 
 
+def test_wheelhouse_says_when_conditions_are_judged_by_another_python(wheelhouse, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "python3.99"
+    other.write_text("#!/bin/sh\nexit 0\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert wheelhouse.interpreter("3.99") == str(other)
+    assert capsys.readouterr().err == ""
+    other.write_text("#!/bin/sh\necho not installed >&2; exit 127\n")
+    assert wheelhouse.interpreter("3.99") == sys.executable
+    assert capsys.readouterr().err.startswith("warning: no python3.99 here, so conditions on the Python version")
+
+
 def test_wheel_holds_every_file_of_the_package(tmp_path):
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("setuptools, which builds the wheel, is not installed")

@@ -2,9 +2,12 @@
 
 rows.py       files and hub data sets, read row by row with their place
 formats.py    messages, ShareGPT, Alpaca, prompt/completion and text, found by looking
-template.py   which characters of a rendered conversation are trained, for any chat template
+template.py   conversations rendered by the tokenizer's chat template
+turns.py      which characters of a rendered conversation are trained, for any chat template
+tool_text.py  tool calls as text, for templates that write none
 encode.py     tokens and labels of one example
 load.py       the whole of `data:`, counted
+notes.py      what was found and decided, said aloud
 collate.py    rows become a batch, padded or packed
 preview.py    examples with the trained tokens coloured
 docstrings.py the quickstart's questions and answers, from the standard library's docstrings

@@ -13,7 +13,9 @@ from finetune.data.encode import IGNORED
 
 @dataclass(frozen=True)
 class Collator:
-    """Builds `input_ids`, `labels` (batch, length), what tells rows apart, and what each holds: `rows`, `tokens` (batch).
+    """Builds `input_ids` and `labels` (batch, length), what tells rows apart, and what each of the batch holds.
+
+    `rows` and `tokens` (batch) count the latter: how many rows a pack has, and its tokens without padding.
 
     Plain rows are padded on the right and get an `attention_mask`. Packed rows (those with `seq_lengths`) get
     `position_ids` and no mask: transformers then builds block masks from the positions, and does so only then

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from finetune.data.formats import Example
-from finetune.data.template import ChatTemplate, Span
+from finetune.data.template import ChatTemplate
+from finetune.data.tool_text import tools_as_text, uses_tools
+from finetune.data.turns import Message, Span
 from finetune.errors import DataError
 
 IGNORED = -100
@@ -19,12 +22,14 @@ IGNORED = -100
 class Encoded:
     """One row for the model: `labels` equal `input_ids` where a token is trained and are -100 elsewhere.
 
-    `length` is the number of tokens before any cut.
+    `length` is the number of tokens before any cut; `unwritten` that of assistant turns whose words or reasoning the
+    chat template leaves out or changes.
     """
 
     input_ids: list[int]
     labels: list[int]
     length: int
+    unwritten: int = 0
 
     @property
     def trained(self) -> int:
@@ -59,65 +64,82 @@ class Encoder:
 
     def encode(self, example: Example) -> Encoded:
         """Tokens and labels of one example, cut at `max_length`."""
+        chat = self.is_chat(example)
         try:
-            text, spans, chat = self.spans(example)
+            text, spans = self._conversation(example) if chat else self._plain(example)
         except DataError as error:
             raise DataError(f"{example.where}: {error.message}", error.hint) from None
         bos = self.tokenizer.bos_token
         # A chat template writes its own BOS, and so may a text: a second one is never added.
         add_bos = not chat and not (bos and text.startswith(bos))
-        encoded = self.tokenizer(text, add_special_tokens=add_bos, return_offsets_mapping=True)
+        encoded = self.tokenizer(text, add_special_tokens=add_bos, return_offsets_mapping=True, verbose=False)
         ids = encoded["input_ids"]
         if not chat and ids and ids[-1] == self.tokenizer.eos_token_id and ids[-2:-1] == ids[-1:]:
             ids.pop()  # this tokenizer adds EOS by itself, after ours
-        labels = _labels(ids, encoded["offset_mapping"], spans)
-        return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids))
+        labels = _labels(ids, encoded["offset_mapping"], spans, len(text))
+        return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids), _unwritten(example, text))
 
-    def spans(self, example: Example) -> tuple[str, list[Span], bool]:
-        """The text of an example, its trained spans in characters, and whether a chat template wrote it."""
-        if example.text is not None:
-            text = self._with_eos(example.text)
-            return text, [(0, len(text))], False
-        if example.prompt is not None and not self.tokenizer.chat_template:
-            text = self._with_eos(example.prompt + example.messages[-1]["content"])
-            start = 0 if self.loss_on == "all" else len(example.prompt)
-            return text, [(start, len(text))], False
-        return self._conversation(example)
+    def is_chat(self, example: Example) -> bool:
+        """Whether the chat template writes the example; without one, a prompt and its completion are plain text."""
+        return example.text is None and (example.prompt is None or bool(self.tokenizer.chat_template))
+
+    def tells_tools(self, example: Example) -> bool:
+        """Whether the example's tools become text, because the chat template writes none."""
+        uses = self.is_chat(example) and uses_tools(example.messages, example.tools)
+        return uses and not self.template.writes_tool_calls
 
     def prompt(self, example: Example) -> str:
         """What the model is given to answer the example's first assistant turn; empty for plain text."""
         if example.text is not None:
             return ""
-        if example.prompt is not None and not self.tokenizer.chat_template:
+        if not self.is_chat(example):
             return example.prompt
-        first = next(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
-        return self.template.render(_plain(example.messages[:first]), example.tools, generate=True)
+        messages, tools = self._messages(example)
+        first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        return self.template.render([_unmarked(message) for message in messages[:first]], tools, generate=True)
 
-    def _conversation(self, example: Example) -> tuple[str, list[Span], bool]:
-        messages = _plain(example.messages)
-        said = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        trained = [i for i in said if example.messages[i].get("train", True)]
-        turns = trained[-1:] if self.loss_on == "completion" else trained
-        text, spans = self.template.trained_spans(messages, example.tools, turns)
-        return text, [(0, len(text))] if self.loss_on == "all" else spans, True
-
-    def _with_eos(self, text: str) -> str:
+    def _plain(self, example: Example) -> tuple[str, list[Span]]:
+        """A text, or a prompt and its completion, and the characters that are trained."""
+        prompt = "" if example.text is not None else example.prompt
+        text = example.text if example.text is not None else prompt + example.messages[-1]["content"]
         eos = self.tokenizer.eos_token or ""
-        return text if text.endswith(eos) else text + eos
+        text = text if text.endswith(eos) else text + eos
+        return text, [(0 if self.loss_on == "all" else len(prompt), len(text))]
+
+    def _conversation(self, example: Example) -> tuple[str, list[Span]]:
+        """A rendered conversation and the characters that are trained."""
+        messages, tools = self._messages(example)
+        trained = [i for i, message in enumerate(messages) if message["role"] == "assistant" and _is_trained(message)]
+        turns = {"assistant": trained, "completion": trained[-1:], "all": []}[self.loss_on]
+        text, spans = self.template.trained_spans([_unmarked(message) for message in messages], tools, turns)
+        return text, [(0, len(text))] if self.loss_on == "all" else spans
+
+    def _messages(self, example: Example) -> tuple[list[Message], list | None]:
+        if self.tells_tools(example):
+            return tools_as_text(example.messages, example.tools), None
+        return example.messages, example.tools
 
 
-def _plain(messages: list[dict]) -> list[dict]:
-    """Messages without our own `train` marks, which a template should not see."""
-    return [{key: value for key, value in message.items() if key != "train"} for message in messages]
+def _is_trained(message: Message) -> bool:
+    return message.get("train", True)
 
 
-def _labels(ids: list[int], offsets: list[Span], spans: list[Span]) -> list[int]:
-    """Labels: a token is trained where it overlaps a span. The first token has nothing before it to predict it from."""
-    labels = [IGNORED] * len(ids)
+def _unmarked(message: Message) -> Message:
+    """The message without our own `train` mark, which a template should not see."""
+    return {key: value for key, value in message.items() if key != "train"}
+
+
+def _unwritten(example: Example, text: str) -> int:
+    said = [message for message in example.messages if message["role"] == "assistant"]
+    return sum(
+        any(message.get(key, "").strip() not in text for key in ("content", "reasoning_content")) for message in said
+    )
+
+
+def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Sequence[Span], characters: int) -> list[int]:
+    """Labels: a token is trained where one of its characters is. The first has nothing before it to predict it from."""
+    trained = bytearray(characters)
     for start, end in spans:
-        for index, (first, last) in zip(range(len(ids)), offsets, strict=False):
-            if first < end and last > start:
-                labels[index] = ids[index]
-    if labels:
-        labels[0] = IGNORED
-    return labels
+        trained[start:end] = b"\1" * (end - start)
+    pairs = enumerate(zip(ids, offsets, strict=False))  # an EOS taken off again leaves one offset over
+    return [token if index and trained.find(1, *offset) >= 0 else IGNORED for index, (token, offset) in pairs]

@@ -6,10 +6,13 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from finetune.config import DataConfig, DataSource
 from finetune.data.collate import Collator
 from finetune.data.encode import Encoded, Encoder
+from finetune.data.faults import count_of
 from finetune.data.formats import Example, to_examples
-from finetune.data.rows import Row, read_rows
+from finetune.data.notes import notes_of
+from finetune.data.rows import Role, Row, read_rows
 from finetune.errors import DataError
 from finetune.spec import RunSpec, load_tokenizer
 
@@ -47,7 +50,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Sample:
-    """A held-out question for the report: what a person asked, the model's rendered input, and the answer in the data."""
+    """A held-out question for the report: what was asked, as words and as the model reads it, and the data's answer."""
 
     prompt: str
     rendered: str
@@ -71,19 +74,16 @@ class LoadedData:
         return Collator(self.tokenizer.pad_token_id)
 
     def samples(self, count: int) -> list[Sample]:
-        """`count` held-out questions that fit, evenly spread; plain text has none."""
-        fitting = [
-            example
-            for example, row in zip(self.eval.examples, self.eval.rows, strict=True)
-            if example.messages and row.length <= SAMPLE_TOKENS
-        ]
+        """`count` held-out questions that are short and answered in words, evenly spread; plain text has none."""
+        rows = zip(self.eval.examples, self.eval.rows, strict=True)
+        fitting = [example for example, row in rows if row.length <= SAMPLE_TOKENS and _answered(example)]
         spread = [fitting[index * len(fitting) // count] for index in range(min(count, len(fitting)))]
         return [self._sample(example) for example in spread]
 
     def _sample(self, example: Example) -> Sample:
-        first = next(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
-        asked = example.messages[first - 1]["content"] if first else ""
-        return Sample(asked, self.encoder.prompt(example), example.messages[first]["content"])
+        first = _first_answer(example)
+        asked, answer = example.messages[first - 1 : first + 1]
+        return Sample(asked["content"], self.encoder.prompt(example), answer["content"])
 
 
 def load_data(spec: RunSpec) -> LoadedData:
@@ -96,16 +96,25 @@ def load_data(spec: RunSpec) -> LoadedData:
     tokenizer = load_tokenizer(spec.source, config.chat_template)
     encoder = Encoder(tokenizer, loss_on=config.loss_on, max_length=config.max_length)
     train = _encode_split(train_rows, "train", spec, encoder)
-    held_out = _encode_split(eval_rows, "eval", spec, encoder) if eval_rows else None
-    splits = [split for split in (train, held_out) if split]
+    held_out = _encode_split(eval_rows, "eval", spec, encoder) if any(eval_rows) else None
     dataset = to_dataset(train, packing=config.packing, max_length=config.max_length)
-    notes = _notes(splits, config.format, config.max_length)
+    notes = notes_of(train, held_out, encoder, config)
     if config.packing:
         full = train.stats.tokens / (len(dataset) * config.max_length)
         notes.append(
             f"{train.stats.rows:,} rows packed into {len(dataset):,} of {config.max_length} tokens, {full:.1%} full"
         )
     return LoadedData(tokenizer, encoder, train, held_out, dataset, notes)
+
+
+def _first_answer(example: Example) -> int:
+    return next(index for index, message in enumerate(example.messages) if message["role"] == "assistant")
+
+
+def _answered(example: Example) -> bool:
+    """Whether a turn of words answers another turn."""
+    first = _first_answer(example) if example.messages else 0
+    return first > 0 and bool(example.messages[first]["content"])
 
 
 def to_dataset(split: Split, *, packing: bool, max_length: int) -> Dataset:
@@ -124,40 +133,47 @@ def to_dataset(split: Split, *, packing: bool, max_length: int) -> Dataset:
     return pack_dataset(dataset, max_length, "bfd")
 
 
-def _read(spec: RunSpec) -> tuple[list[Row], list[Row]]:
+def _read(spec: RunSpec) -> tuple[list[list[Row]], list[list[Row]]]:
+    """Rows to train and to evaluate on, each by source. Copies of a row, which a weight makes, stay together."""
     config, seed = spec.config.data, spec.config.training.seed
-    rows = read_rows(config.train, role="train", seed=seed)
+    train = _by_source(config.train, "train", seed)
     if config.eval is not None:
-        return rows, read_rows(config.eval, role="eval", seed=seed)
-    held_out = set(random.Random(seed).sample(range(len(rows)), round(config.eval_fraction * len(rows))))
-    if config.eval_fraction and not 0 < len(held_out) < len(rows):
+        return train, _by_source(config.eval, "eval", seed)
+    places = list(dict.fromkeys(row.where for rows in train for row in rows))
+    held_out = set(random.Random(seed).sample(places, round(config.eval_fraction * len(places))))
+    if config.eval_fraction and not 0 < len(held_out) < len(places):
         raise DataError(
-            f"data.eval_fraction={config.eval_fraction} of {len(rows)} rows leaves a split empty",
+            f"data.eval_fraction={config.eval_fraction} of {len(places)} rows leaves a split empty",
             "add rows or change the share",
         )
-    return [r for i, r in enumerate(rows) if i not in held_out], [r for i, r in enumerate(rows) if i in held_out]
+    kept = [[row for row in rows if row.where not in held_out] for rows in train]
+    return kept, [[row for row in rows if row.where in held_out] for rows in train]
 
 
-def _encode_split(rows: list[Row], role: str, spec: RunSpec, encoder: Encoder) -> Split:
+def _by_source(sources: str | list[DataSource], role: Role, seed: int) -> list[list[Row]]:
+    if isinstance(sources, str) or not sources:
+        return [read_rows(sources, role=role, seed=seed)]
+    return [read_rows([source], role=role, seed=seed) for source in sources]
+
+
+def _encode_split(sources: list[list[Row]], role: Role, spec: RunSpec, encoder: Encoder) -> Split:
     config = spec.config.data
-    examples, found = to_examples(rows, config.format)
+    found = [to_examples(rows, config.format) for rows in sources if rows]
+    examples = [example for part, _ in found for example in part]
     kept, encoded = [], []
     truncated = 0
     for example in examples:
         row = encoder.encode(example)
-        truncated += row.length > config.max_length
-        if row.trained and (config.on_truncation == "cut" or row.length <= config.max_length):
+        too_long = row.length > config.max_length
+        truncated += too_long
+        if row.trained and not (too_long and config.on_truncation == "drop"):
             kept.append(example)
             encoded.append(row)
     if not encoded:
-        raise DataError(
-            f"data.{role}: none of {len(examples)} rows has a trained token within data.max_length={config.max_length}",
-            "raise data.max_length, or look with `finetune data preview`",
-        )
-    sources = getattr(config, role) or config.train
+        raise _nothing_left(role, len(examples), config)
     stats = SplitStats(
-        source=sources if isinstance(sources, str) else ", ".join(source.path for source in sources),
-        format=found,
+        source=_names(getattr(config, role) or config.train),
+        format=", ".join(dict.fromkeys(format for _, format in found)),
         rows=len(encoded),
         tokens=sum(len(row.input_ids) for row in encoded),
         trained_tokens=sum(row.trained for row in encoded),
@@ -168,20 +184,13 @@ def _encode_split(rows: list[Row], role: str, spec: RunSpec, encoder: Encoder) -
     return Split(kept, encoded, stats)
 
 
-def _notes(splits: list[Split], asked: str, max_length: int) -> list[str]:
-    notes = []
-    for split in splits:
-        stats = split.stats
-        how = "found by looking" if asked == "auto" else "as configured"
-        share = stats.trained_tokens / stats.tokens
-        notes.append(
-            f"{stats.source}: {stats.rows:,} rows of format {stats.format} ({how}), {stats.tokens:,} tokens, "
-            f"{share:.0%} of them trained, longest row {stats.longest:,}"
-        )
-        if stats.truncated:
-            notes.append(f"{stats.source}: {stats.truncated:,} rows are longer than data.max_length={max_length}")
-        if stats.dropped:
-            notes.append(
-                f"{stats.source}: {stats.dropped:,} rows left out, too long to keep a trained token or to be cut"
-            )
-    return notes
+def _nothing_left(role: Role, rows: int, config: DataConfig) -> DataError:
+    if config.on_truncation == "drop":
+        what, hint = "is as short as", "raise it, or set data.on_truncation=cut"
+    else:
+        what, hint = "has a trained token within", "raise it, so that answers are not cut off"
+    return DataError(f"data.{role}: none of {count_of(rows, 'row')} {what} data.max_length={config.max_length}", hint)
+
+
+def _names(sources: str | list[DataSource]) -> str:
+    return sources if isinstance(sources, str) else ", ".join(source.path for source in sources)

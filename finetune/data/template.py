@@ -1,32 +1,18 @@
-"""Which characters of a rendered conversation are trained, for any chat template.
-
-Templates differ in headers, spaces, tool calls and reasoning blocks, and few carry generation markers. So the
-span of a turn is found by comparison: the conversation is rendered as it is, and once more with that turn's
-words replaced by a sentinel. What both renderings share before and after belongs to the template; what lies
-between is what the assistant says. The stop token that follows belongs to it too, or the model would never
-learn to stop.
-"""
+"""A tokenizer's chat template: renders conversations, and refuses those it would not render whole."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from finetune.data.turns import SENTINEL, Message, Span, Turns, left_out
 from finetune.errors import DataError
-
-SENTINEL = "\ue0f1\ue0f2"
-"""Private-use characters: they occur in no text and survive a template's trimming."""
-
-Span = tuple[int, int]
-Message = dict[str, Any]
 
 
 class ChatTemplate:
-    """A tokenizer's chat template, rendering conversations and finding the trained spans in them.
+    """Renders conversations, and finds in them what the model has to write.
 
     Raises DataError where the tokenizer has no template.
     """
@@ -38,8 +24,13 @@ class ChatTemplate:
                 "train an instruct model, or give a Jinja file as data.chat_template",
             )
         self.tokenizer = tokenizer
-        self.special = sorted(_special_tokens(tokenizer), key=len, reverse=True)
-        self.header = self._generation_prompt()
+        self.special = _special_tokens(tokenizer)
+        self.header = self._header()
+
+    @property
+    def writes_tool_calls(self) -> bool:
+        """Whether the template knows of tool calls."""
+        return "tool_calls" in str(self.tokenizer.chat_template)
 
     def render(self, messages: Sequence[Message], tools: list | None = None, *, generate: bool = False) -> str:
         """The conversation as the model reads it; `generate` adds the header of the next assistant turn.
@@ -50,70 +41,64 @@ class ChatTemplate:
             return self.tokenizer.apply_chat_template(
                 list(messages), tools=tools, tokenize=False, add_generation_prompt=generate
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise DataError(
                 f"the chat template refuses a conversation of {roles}: {error}",
                 "change the rows, or give another template as data.chat_template",
             ) from None
 
-    def trained_spans(
-        self, messages: Sequence[Message], tools: list | None, turns: Iterable[int]
-    ) -> tuple[str, list[Span]]:
-        """The rendered text and, for each assistant turn in `turns`, the span from its first word to its stop token.
+    def attempt(self, messages: Sequence[Message], tools: list | None = None, *, generate: bool = False) -> str | None:
+        """`render` for a part of a conversation; None where the template wants more of it."""
+        try:
+            return self.render(messages, tools, generate=generate)
+        except DataError:
+            return None
 
-        Raises DataError where the template drops one of the turns.
+    def trained_spans(
+        self, messages: Sequence[Message], tools: list | None, turns: Sequence[int]
+    ) -> tuple[str, list[Span]]:
+        """The rendered text and, for each assistant turn in `turns`, the characters that the model has to write.
+
+        Where the template ends the conversation without a stop token, EOS is added: without one the model would never
+        learn to stop. Raises DataError where the template leaves out a turn.
         """
         text = self.render(messages, tools)
-        spans = []
-        for turn in turns:
-            start, end = self._said(text, messages, tools, turn)
-            stop = self._stop_token(text, end)
-            if stop is None and turn == len(messages) - 1:
-                # The template ends in no stop token: without one the model would never learn to stop.
-                text += self.tokenizer.eos_token
-                stop = len(text)
-            spans.append((start, stop or end))
+        self._require_whole(text, messages, tools)
+        found = Turns(self, text, messages, tools)
+        spans = [found.span(turn) for turn in turns]
+        last = len(messages) - 1
+        if messages[last]["role"] == "assistant" and not text.rstrip().endswith(self.special):
+            text = text.rstrip() + (self.tokenizer.eos_token or "")
+            if last in turns:
+                spans[-1] = (spans[-1][0], len(text))
         return text, spans
 
-    def _said(self, text: str, messages: Sequence[Message], tools: list | None, turn: int) -> Span:
-        other = list(messages)
-        other[turn] = {"role": "assistant", "content": SENTINEL}
-        before, found, after = self.render(other, tools).partition(SENTINEL)
-        if not found:
-            raise DataError(
-                f"the chat template cannot be masked: it drops or rewrites assistant turn {turn + 1}",
-                "give a template that keeps every turn as data.chat_template, or set data.loss_on=all",
-            )
-        start = len(os.path.commonprefix([text, before]))
-        shared = len(os.path.commonprefix([text[::-1], after[::-1]]))
-        end = max(start, len(text) - shared)
-        return self._after_header(text, start, messages[turn - 1] if turn else {}), end
-
-    def _after_header(self, text: str, start: int, previous: Message) -> int:
-        """Moves the start back to the end of the turn's header, so that what the template puts between them (an
-        empty reasoning block) is trained: the model has to write it too."""
-        at = text.rfind(self.header, 0, start) if self.header else -1
-        gap = text[at + len(self.header) : start]
-        said_before = previous.get("content")
-        if at < 0 or not gap or self._stop_token(gap, 0) or (said_before and said_before in gap):
-            return start
-        return at + len(self.header)
-
-    def _stop_token(self, text: str, end: int) -> int | None:
-        """Where the special token ends that follows `end`, perhaps after white space; None where none follows."""
+    def special_after(self, text: str, end: int) -> int:
+        """Where the special token ends that follows `end`, perhaps after white space; `end` where none does."""
         at = len(text) - len(text[end:].lstrip())
-        return next((at + len(token) for token in self.special if text.startswith(token, at)), None)
+        return next((at + len(token) for token in self.special if text.startswith(token, at)), end)
 
-    def _generation_prompt(self) -> str:
+    def _require_whole(self, text: str, messages: Sequence[Message], tools: list | None) -> None:
+        """Raises DataError where a turn is not in the text. Beside tool calls a template may leave out words."""
+        for turn, message in enumerate(messages):
+            names = [call["function"]["name"] for call in message.get("tool_calls", [])]
+            if not all(name in text for name in names):
+                raise left_out(messages, turn, "the tool calls of ")
+            # Words that are not there as they were may still be there escaped, or without their reasoning.
+            if not names and message["content"].strip() not in text:
+                other = [*messages[:turn], message | {"content": SENTINEL}, *messages[turn + 1 :]]
+                if self.render(other, tools) == text:
+                    raise left_out(messages, turn)
+
+    def _header(self) -> str:
+        """What the template writes before an answer to a question."""
         asked = [{"role": "user", "content": SENTINEL}]
-        try:
-            plain, prompt = self.render(asked), self.render(asked, generate=True)
-        except DataError:
-            return ""
-        return prompt[len(plain) :] if prompt.startswith(plain) else ""
+        plain, prompt = self.attempt(asked), self.attempt(asked, generate=True)
+        return prompt[len(plain) :] if plain and prompt and prompt.startswith(plain) else ""
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Texts of the special tokens, the longest first."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return {token for token in added | set(tokenizer.all_special_tokens) if token}
+    return tuple(sorted({token for token in added | set(tokenizer.all_special_tokens) if token}, key=len, reverse=True))

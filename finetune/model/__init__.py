@@ -5,6 +5,6 @@ use.py     a trained adapter loaded again; answers
 """
 
 from finetune.model.build import build_base, build_model
-from finetune.model.use import answer, answers, load_trained
+from finetune.model.use import answer, load_trained
 
-__all__ = ["answer", "answers", "build_base", "build_model", "load_trained"]
+__all__ = ["answer", "build_base", "build_model", "load_trained"]

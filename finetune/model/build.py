@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune.errors import DoesNotFit, ModelError
@@ -21,9 +22,8 @@ def build_model(spec: RunSpec) -> PeftModel:
 
     Raises ModelError where weights cannot be loaded and DoesNotFit where the device runs out of memory.
     """
-    torch.manual_seed(spec.config.training.seed)
     base = build_base(spec)
-    # Again, so that the adapter's values depend on the seed alone and not on how the base was made.
+    # Here, so that the adapter's values depend on the seed alone and not on how the base was made.
     torch.manual_seed(spec.config.training.seed)
     return spec.attach(base)
 
@@ -55,7 +55,7 @@ def _keep_trainable_format(model: PreTrainedModel) -> None:
 def _pretrained(spec: RunSpec) -> PreTrainedModel:
     require_weights(spec.source)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             spec.source.weights_dir(),
             revision=spec.source.revision,
             dtype=spec.dtype,
@@ -64,18 +64,42 @@ def _pretrained(spec: RunSpec) -> PreTrainedModel:
             device_map={"": spec.device.torch_device},
             use_safetensors=True,  # a pickle can run code when opened
             trust_remote_code=spec.config.model.trust_remote_code,
+            ignore_mismatched_sizes=True,  # to name them here
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{spec.source.name}: its weights cannot be loaded ({first})",
             "check the id, the network and free disk; only safetensors are loaded",
         ) from None
+    _require_all(spec, model, loaded)
+    return model
+
+
+def _require_all(spec: RunSpec, model: PreTrainedModel, loaded: dict[str, Any]) -> None:
+    """Raises ModelError where a weight was absent or of another shape: transformers makes a random one instead."""
+    faults = [f"{name} is missing" for name in sorted(loaded["missing_keys"])]
+    faults += [
+        f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(loaded["mismatched_keys"])
+    ]
+    for name, module in model.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        # A 4-bit weight of any shape is loaded without a word.
+        if state and tuple(state.shape) != (module.out_features, module.in_features):
+            faults.append(f"{name}.weight is {list(state.shape)}, not {[module.out_features, module.in_features]}")
+    if faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise ModelError(
+            f"{spec.source.name}: its weights do not fit its config.json: {faults[0]}{more}",
+            "fetch or save the model again: some of its files are damaged or of another model",
+        )
 
 
 @torch.no_grad()
 def _random(spec: RunSpec) -> PreTrainedModel:
-    """The skeleton filled with seeded normal weights, one layer at a time, so that no dense copy ever exists."""
+    """The skeleton filled with weights seeded by `training.seed`, module by module: no dense copy ever exists."""
+    torch.manual_seed(spec.config.training.seed)
     model = build_skeleton(
         spec.model_config,
         dtype=spec.dtype,
@@ -83,37 +107,21 @@ def _random(spec: RunSpec) -> PreTrainedModel:
         bnb=spec.bitsandbytes(),
         trust_remote_code=spec.config.model.trust_remote_code,
     )
-    device = spec.device.torch_device
-    std = getattr(spec.model_config.get_text_config(), "initializer_range", 0.02)
-    quantized = linear4bit_modules(model)
-    for module in quantized:
-        shape = (module.out_features, module.in_features)
-        quantize_weight(module, torch.empty(shape, dtype=spec.dtype, device=device).normal_(std=std))
-    _materialise(model, device, std)
+    device, quantized = spec.device.torch_device, set(linear4bit_modules(model))
+    for module in model.modules():
+        if module in quantized:
+            _fill_4bit(module, spec, device)
+        else:
+            module.to_empty(device=device, recurse=False)
+            model._init_weights(module)  # the family's own: norms, embedding scales and rotary frequencies differ
     model.tie_weights()
     return model
 
 
-def _materialise(model: PreTrainedModel, device: torch.device, std: float) -> None:
-    """Gives every tensor still on the meta device memory and values: norms one, biases zero, the rest normal."""
-    for name, parameter in list(model.named_parameters()):
-        if not parameter.is_meta:
-            continue
-        owner = model.get_submodule(name.rpartition(".")[0])
-        value = torch.empty_like(parameter, device=device)
-        if name.endswith("bias"):
-            value.zero_()
-        elif parameter.dim() == 1:
-            value.fill_(1)
-        else:
-            value.normal_(std=std)
-        setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(value, requires_grad=False))
-    _rebuild_buffers(model, device)
-
-
-def _rebuild_buffers(model: PreTrainedModel, device: torch.device) -> None:
-    """Rotary frequencies and the like are computed by their modules' constructors, from the configuration alone."""
-    for name, module in list(model.named_modules()):
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            fresh = type(module)(config=module.config).to(device)
-            model.set_submodule(name, fresh)
+def _fill_4bit(module: torch.nn.Module, spec: RunSpec, device: torch.device) -> None:
+    std = getattr(spec.model_config.get_text_config(), "initializer_range", 0.02)
+    shape = (module.out_features, module.in_features)
+    quantize_weight(module, torch.empty(shape, dtype=spec.dtype, device=device).normal_(std=std))
+    if module.bias is not None:
+        bias = torch.zeros_like(module.bias, device=device)
+        module.bias = torch.nn.Parameter(bias, requires_grad=False)

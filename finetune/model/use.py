@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from finetune.errors import RunDirError
 from finetune.model.build import build_base
 from finetune.spec import RunSpec
+from finetune.spec.skeleton import cast_unquantized
 
 
 def load_trained(spec: RunSpec, adapter: Path) -> PeftModel:
     """The base model of a run with the adapter in `adapter`, for evaluation and generation.
 
-    Raises RunDirError where the directory holds no adapter.
+    Raises RunDirError where the directory holds no adapter, or one that cannot be read.
     """
     if not (adapter / "adapter_model.safetensors").is_file():
         raise RunDirError(f"{adapter} holds no adapter", "train first: `finetune train CONFIG`")
     base = build_base(spec)
     if spec.config.model.fp32_unquantized:
-        from finetune.spec.skeleton import cast_unquantized
-
         cast_unquantized(base)
-    return PeftModel.from_pretrained(base, str(adapter)).eval()
+    try:
+        model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunDirError(
+            f"{adapter}: the adapter cannot be loaded ({first})",
+            "its files are damaged, or of another model: train again",
+        ) from None
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # PEFT has made a bfloat16 adapter float32
+            parameter.data = parameter.data.to(getattr(torch, spec.config.lora.dtype))
+    return model.requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -46,13 +56,6 @@ def answer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: s
     )
     model.train(was_training)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-
-
-def answers(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str], *, max_new_tokens: int
-) -> list[str]:
-    """`answer` for each prompt."""
-    return [answer(model, tokenizer, prompt, max_new_tokens=max_new_tokens) for prompt in prompts]
 
 
 def _stop_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -24,32 +25,35 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._undo = False
-        self._existed = True
+        self._made: list[Path] = []
+        self._kept = True
 
     @classmethod
     def create(cls, spec: RunSpec) -> RunDir:
         """Claims `output_dir` for a new run. Raises RunDirError where it holds something or cannot be written."""
-        path = Path(spec.config.output_dir).expanduser()
-        if (path / "config.yaml").exists():
-            raise RunDirError(
-                f"output_dir: {path} already holds a run",
-                "go on with `--resume`, or name another: output_dir=runs/another-name",
-            )
-        existed = path.exists()
+        run = cls(Path(spec.config.output_dir).expanduser())
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise RunDirError(f"output_dir: {path} is not empty", "name a directory that does not exist yet")
-            run = cls(path)
-            run._undo, run._existed = True, existed
+            run._claim()
             run.write_text("config.yaml", to_yaml(spec.config))
             run.write_json("environment.json", environment(spec))
         except OSError as error:
+            run._undo()
             raise RunDirError(
-                f"output_dir: {path} cannot be written ({error.strerror})", "name a directory that you may write to"
+                f"output_dir: {run.path} cannot be written ({error.strerror})", "name a directory that you may write to"
             ) from None
         return run
+
+    def _claim(self) -> None:
+        if (self.path / "config.yaml").exists():
+            raise RunDirError(
+                f"output_dir: {self.path} already holds a run",
+                "go on with `--resume`, or name another: output_dir=runs/another-name",
+            )
+        if self.path.exists() and any(self.path.iterdir()):
+            raise RunDirError(f"output_dir: {self.path} is not empty", "name a directory that does not exist yet")
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._kept = False
+        self.path.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -93,16 +97,23 @@ class RunDir:
 
     def keep(self) -> None:
         """Training begins: from here on nothing is removed."""
-        self._undo = False
+        self._kept = True
+
+    def _undo(self) -> None:
+        """Removes what a run wrote and the directories it made; one that was there before stays, empty."""
+        if self._kept:
+            return
+        for entry in self.path.iterdir() if self.path.is_dir() else ():
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # it holds something else by now
+                folder.rmdir()
 
     def __enter__(self) -> RunDir:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if self._undo:
-            shutil.rmtree(self.path, ignore_errors=True)
-            if self._existed:
-                self.path.mkdir(exist_ok=True)
+        self._undo()
 
 
 def environment(spec: RunSpec) -> dict[str, Any]:

@@ -37,8 +37,8 @@ def is_good(checkpoint: Path) -> bool:
     """Whether every file that the manifest lists is there unchanged."""
     try:
         listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(_fingerprint(checkpoint / name) == entry for name, entry in listed.items())
-    except (OSError, ValueError, KeyError):
+        return bool(listed) and all(_fingerprint(checkpoint / name) == entry for name, entry in listed.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or not what we wrote
         return False
 
 

@@ -1,60 +1,31 @@
-"""Numbers of a run while it runs: metrics.jsonl, tokens per second, memory."""
+"""Numbers of a run while it runs: metrics.jsonl, tokens per second, and what is counted across a resume."""
 
 from __future__ import annotations
 
 import json
-import resource
-import sys
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from finetune.errors import FinetuneError
+from finetune.training.memory import MemoryMeter
 
 if TYPE_CHECKING:
     from finetune.training.trainer import Trainer
 
-
-class MemoryMeter:
-    """Memory of a run on its device.
-
-    On CUDA the allocator's peak of bytes in use; on the CPU the peak resident memory of the process above what it
-    held when the meter was made, before any weight was loaded.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.baseline = psutil.Process().memory_info().rss
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    @property
-    def meaning(self) -> str:
-        """What `peak` measures, for the report."""
-        if self.device.type == "cuda":
-            return "peak bytes allocated by torch"
-        return "peak resident memory above that of the process before weights were loaded"
-
-    def peak(self) -> int:
-        """Highest use so far, in bytes."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self.baseline)
-
-    def now(self) -> int:
-        """Use at this moment, in bytes."""
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        return max(0, psutil.Process().memory_info().rss - self.baseline)
+COUNTS = ("rows_seen", "tokens_seen", "trained_seen")
 
 
-class MetricsWriter(TrainerCallback):
+class MetricsWriter(TrainerCallback, ExportableState):
     """Appends one line to metrics.jsonl for each log of the trainer, and keeps the time spent in the loop.
 
-    `seconds` is that of the training loop alone: evaluations and saves inside it are taken out.
+    `seconds` is that of the training loop alone: evaluations and saves inside it are taken out. Seconds and counts
+    are part of every checkpoint, so those of a run that was resumed are of the whole run.
     """
 
     KEYS = ("loss", "learning_rate", "grad_norm", "eval_loss", "entropy", "mean_token_accuracy")
@@ -64,9 +35,25 @@ class MetricsWriter(TrainerCallback):
         self.memory = memory
         self.trainer = trainer
         self.seconds = 0.0
-        self.losses: list[float] = []
         self._since: float | None = None
         self._last = (0.0, 0)
+
+    def state(self) -> dict[str, Any]:
+        """What transformers writes into a checkpoint's trainer_state.json."""
+        counts = {name: int(getattr(self.trainer, name)) for name in COUNTS}
+        return {"args": {}, "attributes": {"seconds": self.seconds, **counts}}
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Takes up a checkpoint's seconds and counts, and drops the lines of updates that are done again."""
+        saved = state.stateful_callbacks[type(self).__name__]["attributes"]
+        self.seconds, self._since = saved["seconds"], None
+        for name in COUNTS:
+            getattr(self.trainer, name).fill_(saved[name])
+        self._last = (self.seconds, saved["tokens_seen"])
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            self.path.write_text("".join(kept), encoding="utf-8")
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         """Starts the clock of one update."""
@@ -74,29 +61,26 @@ class MetricsWriter(TrainerCallback):
             self._since = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """Stops the clock; waits for the device only where a line is due anyway."""
-        if state.global_step % args.logging_steps == 0 and torch.cuda.is_available():
+        """Stops the clock; waits for the device only where something else comes next."""
+        pauses = control.should_log or control.should_evaluate or control.should_save
+        if pauses and torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
         self.seconds += now - (self._since or now)
-        self._since = now if not (control.should_evaluate or control.should_save) else None
+        self._since = None if control.should_evaluate or control.should_save else now
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
-        """Writes one line."""
+        """Writes one line, and adds speed and memory to what reporters see after it."""
         values = {key: logs[key] for key in self.KEYS if logs and key in logs}
         if not values:
             return
         line = {"step": state.global_step, "epoch": round(state.epoch or 0, 4), **values}
         if "loss" in values:
-            self.losses.append(values["loss"])
-            line |= {
-                "tokens_per_second": self._speed(),
-                "memory_bytes": self.memory.now(),
-                "seconds": round(self.seconds, 3),
-            }
-            logs["tokens_per_second"] = line["tokens_per_second"]
+            logs |= {"tokens_per_second": self._speed(), "memory_bytes": self.memory.now()}
+            line |= {key: logs[key] for key in ("tokens_per_second", "memory_bytes")}
+            line["seconds"] = round(self.seconds, 3)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({key: _finite(value) for key, value in line.items()}) + "\n")
 
     def _speed(self) -> float:
         """Tokens per second, without padding, since the last line."""
@@ -104,3 +88,22 @@ class MetricsWriter(TrainerCallback):
         before_seconds, before_tokens = self._last
         self._last = (seconds, tokens)
         return round((tokens - before_tokens) / max(seconds - before_seconds, 1e-9), 1)
+
+
+class LossGuard(TrainerCallback):
+    """Ends a run whose loss is no longer a number, before a checkpoint is written: its adapter is lost."""
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
+        """Raises FinetuneError where the logged loss is NaN or infinite."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise FinetuneError(
+                f"the loss is {loss} at step {state.global_step}: the adapter holds no numbers any more",
+                "train anew in another output_dir with a lower training.learning_rate or a longer "
+                "training.warmup_ratio; float16 overflows where bfloat16 does not",
+            )
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity are no JSON: they become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

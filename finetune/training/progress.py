@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from finetune.training.metrics import MemoryMeter
+from finetune.training.memory import MemoryMeter
 
 
 class ProgressBar(TrainerCallback):
@@ -19,6 +19,7 @@ class ProgressBar(TrainerCallback):
         self.memory = memory
         self.progress: Progress | None = None
         self._task = None
+        self._next = 0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Opens the bar."""
@@ -39,20 +40,19 @@ class ProgressBar(TrainerCallback):
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
         """Shows the latest numbers."""
+        if logs and "eval_loss" in logs:
+            self.console.print(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4f}", highlight=False)
         if not logs or "loss" not in logs:
             return
         memory = self.memory.now() / 2**30
         numbers = f"loss {logs['loss']:.3f}  {logs.get('tokens_per_second', 0):,.0f} tokens/s  {memory:.2f} GiB"
         if self.progress:
             self.progress.update(self._task, numbers=numbers)
-        elif state.global_step == 1 or state.global_step % max(1, state.max_steps // 10) == 0:
+        elif state.global_step >= min(self._next, state.max_steps):
+            self._next = state.global_step + state.max_steps // 10
             self.console.print(f"step {state.global_step}/{state.max_steps}  {numbers}", highlight=False)
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Closes the bar."""
-        self.close()
-
-    def close(self) -> None:
         """Leaves the terminal as it was, also after an interrupt."""
         if self.progress:
             self.progress.stop()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from finetune.spec import RunSpec
-from finetune.training.evaluation import IGNORED, held_out_loss
+from finetune.training.evaluation import IGNORED, evaluate_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,16 +28,42 @@ class Trainer(SFTTrainer):
     tensors on the model's device, so that counting never waits for it.
     """
 
-    def __init__(
-        self, *args: Any, loss_kernel: str, held_out: list, autocast: torch.dtype | None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, spec: RunSpec, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.loss_kernel = loss_kernel
-        self.held_out = held_out
-        self.autocast_dtype = autocast
+        self.spec = spec
         self.remove_callback(PrinterCallback)  # the progress bar says it better
+        self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)))
         zero = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.rows_seen, self.tokens_seen, self.trained_seen = zero.clone(), zero.clone(), zero.clone()
+
+    def add_before_reporters(self, *callbacks: TrainerCallback) -> None:
+        """Adds callbacks that are called before TensorBoard and the like, which thus see what these add to a log."""
+        present = self.callback_handler.callbacks
+        reporters = (i for i, known in enumerate(present) if "integrations" in type(known).__module__)
+        at = next(reporters, len(present))
+        present[at:at] = callbacks
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains. The bar and the reporters are closed also where it fails or is interrupted."""
+        try:
+            return super().train(*args, **kwargs)
+        except BaseException:
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+            raise
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Loads an adapter in the type that it has here: PEFT makes a bfloat16 one float32."""
+        dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
+        super()._load_from_checkpoint(*args, **kwargs)
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtypes[name])
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
+        """No rows where no update is left: transformers makes one too many where it resumes after the last."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass; counts the batch."""
@@ -54,7 +80,7 @@ class Trainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Negative log-likelihood per trained token of the whole effective batch."""
-        if self.loss_kernel == "fused_linear":
+        if self.spec.config.training.loss_kernel == "fused_linear":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"][:, 1:]
         outputs = model(**{key: value for key, value in inputs.items() if key != "labels"}, use_cache=False)
@@ -68,17 +94,33 @@ class Trainer(SFTTrainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Held-out loss per trained token over all rows: transformers' own average weighs batches, not tokens."""
-        loss = held_out_loss(
-            self.model,
-            self.held_out,
-            collate=self.data_collator,
-            batch_size=self.args.per_device_eval_batch_size,
-            autocast=self.autocast_dtype,
-        )
+        loss = evaluate_model(self.spec, self.model, self.eval_dataset, self.data_collator)
         metrics = {f"{metric_key_prefix}_loss": loss}
-        self.log(dict(metrics))
+        # Not TRL's own log, which would report and forget the training metrics since the last line.
+        super(SFTTrainer, self).log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def last_held_out_loss(self) -> float:
+        """That of the model as it is now, evaluated anew only where the last update was not."""
+        for entry in reversed(self.state.log_history):
+            if "eval_loss" in entry and entry["step"] == self.state.global_step:
+                return entry["eval_loss"]
+        return self.evaluate()["eval_loss"]
+
+
+class LastUpdate(TrainerCallback):
+    """Logs and evaluates the last update whatever the intervals, while reporters still listen. Logs at every
+    checkpoint: what the loss summed up since the last line is no part of one, and a resumed run would lose it."""
+
+    def __init__(self, *, evaluates: bool) -> None:
+        self.evaluates = evaluates
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Called after every update, once DefaultFlowCallback has set its flags."""
+        last = state.global_step >= state.max_steps
+        control.should_log |= control.should_save or last
+        control.should_evaluate |= last and self.evaluates
 
 
 def build_trainer(spec: RunSpec, model: PeftModel, data: LoadedData, checkpoints: Path) -> Trainer:
@@ -89,10 +131,9 @@ def build_trainer(spec: RunSpec, model: PeftModel, data: LoadedData, checkpoints
             args=spec.trainer_arguments(checkpoints),
             data_collator=data.collator,
             train_dataset=data.train_dataset,
+            eval_dataset=data.eval.rows if data.eval else None,
             processing_class=data.tokenizer,
-            loss_kernel=spec.config.training.loss_kernel,
-            held_out=data.eval.rows if data.eval else [],
-            autocast=spec.autocast,
+            spec=spec,
         )
 
 

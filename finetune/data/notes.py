@@ -1,0 +1,39 @@
+"""What was found and decided about the data, said aloud before training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finetune.config import DataConfig
+from finetune.data.faults import count_of
+
+if TYPE_CHECKING:
+    from finetune.data.encode import Encoder
+    from finetune.data.load import Split
+
+
+def notes_of(train: Split, held_out: Split | None, encoder: Encoder, config: DataConfig) -> list[str]:
+    """Lines about each split: its size and format, and what of it the model will not see."""
+    splits = {"train": train, "eval": held_out}
+    return [f"{role}: {note}" for role, split in splits.items() if split for note in _about(split, encoder, config)]
+
+
+def _about(split: Split, encoder: Encoder, config: DataConfig) -> list[str]:
+    stats = split.stats
+    how = "found by looking" if config.format == "auto" else "as configured"
+    notes = [
+        f"{stats.source}: {count_of(stats.rows, 'row')} of format {stats.format} ({how}), {stats.tokens:,} tokens, "
+        f"{stats.trained_tokens / stats.tokens:.0%} of them trained, longest row {stats.longest:,}"
+    ]
+    if stats.truncated:
+        what = "left out" if config.on_truncation == "drop" else "cut there"
+        notes.append(f"{count_of(stats.truncated, 'row')} longer than data.max_length={config.max_length}, {what}")
+    empty = stats.dropped - (stats.truncated if config.on_truncation == "drop" else 0)
+    if empty:
+        notes.append(f"{count_of(empty, 'row')} without a trained token within data.max_length, left out")
+    if unwritten := sum(row.unwritten for row in split.rows):
+        turns = count_of(unwritten, "assistant turn")
+        notes.append(f"the chat template leaves out or changes words of {turns}, such as earlier reasoning")
+    if told := sum(encoder.tells_tools(example) for example in split.examples):
+        notes.append(f"the chat template has no tool calls: those of {count_of(told, 'row')} are written as JSON text")
+    return notes

@@ -1,0 +1,167 @@
+"""A run that was stopped and resumed is the run that was not: the adapter bit for bit, and every number reported."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import assembly  # noqa: F401  one thread
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from finetune import pipeline
+from finetune.config import load_config
+from finetune.errors import RunDirError, Stopped
+from finetune.training import ProgressBar
+
+KEYS = [
+    "training.max_steps=7", "training.save_steps=2", "training.logging_steps=3", "training.eval_steps=4",
+    "lora.dropout=0.1", "training.weight_decay=0.01", "data.eval_fraction=0.25", "data.eval=null",
+]  # fmt: skip
+
+
+def train(config_file: Path, name: str, *overrides: str, resume: bool = False) -> tuple[Path, dict]:
+    """A run of its own directory, with the keys that could make a resumed run differ."""
+    output = config_file.parent / name
+    config = load_config(config_file, [*KEYS, *overrides, f"output_dir={output}"])
+    return output, pipeline.train(config, Console(file=io.StringIO()), resume=resume)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int | None) -> None:
+    """Has Ctrl-C pressed at the end of an update, before its checkpoint is written."""
+
+    class Interrupted(ProgressBar):
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "ProgressBar", Interrupted if step else ProgressBar)
+
+
+def metrics(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what depends on the clock and the machine."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    measured = ("seconds", "tokens_per_second", "memory_bytes")
+    return [{key: value for key, value in row.items() if key not in measured} for row in rows]
+
+
+def same_adapters(left: Path, right: Path) -> bool:
+    one, other = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (left, right))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_stopped_and_resumed_is_the_uninterrupted_run(config_file, monkeypatch, dtype):
+    override = f"lora.dtype={dtype}"
+    whole, expected = train(config_file, "whole", override)
+    stop_at(monkeypatch, 5)
+    with pytest.raises(Stopped) as caught:
+        train(config_file, "halves", override)
+    assert caught.value.message == "stopped at step 5 of 7; the last checkpoint is checkpoint-4"
+    assert caught.value.hint == "go on with the same command and --resume"
+    assert caught.value.exit_code == 5
+    halves = config_file.parent / "halves"
+    assert not (halves / "adapter").exists()
+    assert not (halves / "report.json").exists()
+
+    stop_at(monkeypatch, None)
+    _, report = train(config_file, "halves", override, resume=True)
+    assert same_adapters(whole, halves)
+    assert load_file(halves / "adapter" / "adapter_model.safetensors").popitem()[1].dtype == getattr(torch, dtype)
+    assert metrics(halves) == metrics(whole)
+    for key in ("rows", "tokens", "trained_tokens", "steps", "epochs", "loss"):
+        assert report["train"][key] == expected["train"][key]
+    assert report["eval_loss"] == expected["eval_loss"]
+    assert report["samples"] == expected["samples"]
+
+
+def test_seconds_of_a_resumed_run_are_those_of_its_updates(config_file, monkeypatch):
+    """Those up to the checkpoint and those after it, as the lines of metrics.jsonl have them."""
+    stop_at(monkeypatch, 5)
+    with pytest.raises(Stopped):
+        train(config_file, "run")
+    stop_at(monkeypatch, None)
+    run, report = train(config_file, "run", resume=True)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    assert seconds == sorted(seconds)
+    assert report["train"]["seconds"] == pytest.approx(seconds[-1], abs=1e-3)
+    state = json.loads((run / "checkpoints" / "checkpoint-7" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["stateful_callbacks"]["MetricsWriter"]["attributes"]["rows_seen"] == report["train"]["rows"]
+
+
+def test_a_half_written_checkpoint_is_passed_over(config_file, monkeypatch):
+    whole, _ = train(config_file, "whole")
+    stop_at(monkeypatch, 7)
+    with pytest.raises(Stopped, match="checkpoint-6"):
+        train(config_file, "halves")
+    newest = config_file.parent / "halves" / "checkpoints" / "checkpoint-6"
+    weights = newest / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert pipeline.newest_good(newest.parent).name == "checkpoint-4"
+    stop_at(monkeypatch, None)
+    halves, _ = train(config_file, "halves", resume=True)
+    assert same_adapters(whole, halves)
+    assert pipeline.newest_good(newest.parent).name == "checkpoint-7"
+
+
+def test_a_run_stopped_twice(config_file, monkeypatch):
+    whole, expected = train(config_file, "whole")
+    for step, resume in ((3, False), (6, True)):
+        stop_at(monkeypatch, step)
+        with pytest.raises(Stopped):
+            train(config_file, "thirds", resume=resume)
+    stop_at(monkeypatch, None)
+    thirds, report = train(config_file, "thirds", resume=True)
+    assert same_adapters(whole, thirds)
+    assert metrics(thirds) == metrics(whole)
+    assert report["train"]["tokens"] == expected["train"]["tokens"]
+
+
+def test_only_the_report_is_made_where_only_that_is_missing(config_file):
+    """Stopped after the last checkpoint: no update is left, and nothing is trained or lost."""
+    run, expected = train(config_file, "run")
+    before = (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    (run / "report.json").unlink()
+    _, report = train(config_file, "run", resume=True)
+    assert (run / "adapter" / "adapter_model.safetensors").read_bytes() == before
+    assert {key: report[key] for key in ("train", "eval_loss", "samples")} == {
+        key: expected[key] for key in ("train", "eval_loss", "samples")
+    }
+
+
+def test_what_cannot_be_resumed_is_refused_in_words(config_file, monkeypatch):
+    stop_at(monkeypatch, 1)
+    with pytest.raises(Stopped) as stopped:
+        train(config_file, "run")
+    assert stopped.value.message == "stopped at step 1 of 7; no checkpoint had been written"
+    assert stopped.value.hint == "set training.save_steps to be able to resume"
+    stop_at(monkeypatch, None)
+
+    with pytest.raises(RunDirError) as refused:
+        train(config_file, "run", resume=True)
+    assert refused.value.message == f"{config_file.parent / 'run'} holds no complete checkpoint"
+    assert refused.value.exit_code == 2
+
+    with pytest.raises(RunDirError) as refused:
+        train(config_file, "run", "training.learning_rate=0.02", "lora.r=8", resume=True)
+    assert "the configuration has changed since the run began" in refused.value.message
+    assert "lora.r was 4, is 8" in refused.value.message
+    assert "training.learning_rate was 0.01, is 0.02" in refused.value.message
+    assert "seed" not in refused.value.message
+    assert refused.value.hint == "resume with the configuration of the run, or train anew in another output_dir"
+
+    with pytest.raises(RunDirError, match=r"absent is not a run directory: it has no config\.yaml"):
+        train(config_file, "absent", resume=True)
+    assert not (config_file.parent / "absent").exists()
+
+
+def test_a_finished_run_is_not_resumed(config_file):
+    run, _ = train(config_file, "run", "training.max_steps=2")
+    before = (run / "report.json").read_bytes()
+    with pytest.raises(RunDirError, match="the run is finished"):
+        train(config_file, "run", "training.max_steps=2", resume=True)
+    assert (run / "report.json").read_bytes() == before
