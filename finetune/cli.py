@@ -24,6 +24,9 @@ app.add_typer(data_app, name="data")
 
 err = Console(stderr=True)
 
+INTERRUPTED = 130
+"""What typer gives back for Ctrl-C where nothing catches it: outside the training loop."""
+
 Config = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/qlora_r16.yaml.", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Keys to change: training.max_steps=20 lora.r=8.", show_default=False)
@@ -36,11 +39,11 @@ def main() -> None:
     """Entry point: turns errors into a message, a hint and the contract's exit code."""
     _quiet_libraries()
     try:
-        sys.exit(app(standalone_mode=False))  # a command's exit code comes back as its value
+        code = app(standalone_mode=False)  # a command's exit code comes back as its value
     except FinetuneError as error:
         _fail(error.message, error.hint, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped", "", 5)
+        code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors
             _fail(error.format_message(), "`finetune --help` shows how", 2)
@@ -50,6 +53,9 @@ def main() -> None:
             "this is a fault of finetune; please report it with the trace above",
             1,
         )
+    if code == INTERRUPTED:
+        _fail("stopped", "", 5)
+    sys.exit(code)
 
 
 @app.command()

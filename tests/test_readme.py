@@ -63,9 +63,11 @@ def test_no_command_is_new_to_this_test() -> None:
         "finetune eval runs/quickstart",
         'finetune chat runs/quickstart --prompt "What does `itertools.chain` do in Python?"',
         "docker build -t finetune .",
-        'docker run --gpus all -v finetune-cache:/cache -v "$PWD/runs:/workspace/runs" finetune '
-        "train configs/qlora_r16.yaml",
+        "mkdir -p runs",
+        'docker run --gpus all --user "$(id -u):$(id -g)" -v finetune-cache:/cache -v "$PWD/runs:/workspace/runs" '
+        "finetune train configs/qlora_r16.yaml",
         "scripts/wheelhouse --out wheelhouse",
+        "pip install --no-index --find-links wheelhouse finetune",
         "finetune doctor",
         "finetune preflight configs/qlora_r16.yaml --gpu 'RTX 4090'",
     }
