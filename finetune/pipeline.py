@@ -158,7 +158,7 @@ def _within_memory(trainer: Trainer) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
-            f"out of memory after {trainer.state.global_step} updates: {str(error).splitlines()[0]}",
+            f"out of memory after update {trainer.state.global_step}: {str(error).splitlines()[0]}",
             "see what fits with `finetune preflight CONFIG --gpu 24GiB`",
         ) from None
 

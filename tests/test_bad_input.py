@@ -75,7 +75,10 @@ GOOD = conversation(("user", "Say one word."), ("assistant", "word"))
         ("trainign.epochs=1", "trainign: unknown key; did you mean training?"),
         ("training.max_steps=many", "training.max_steps: input should be a valid integer; found 'many'"),
         ("data.max_length=0", "data.max_length: input should be greater than 0; found 0"),
-        ("hardware.memory='24'", "hardware.memory: '24' is not a memory size: write a number and a unit, such as 24GiB"),
+        (
+            "hardware.memory='24'",
+            "hardware.memory: '24' is not a memory size: write a number and a unit, such as 24GiB",
+        ),
         ("hardware.memory=24", "hardware.memory: input should be a valid string; found 24"),
     ],
 )
@@ -87,7 +90,9 @@ def test_a_configuration_that_is_absent_or_no_yaml(refuse, tmp_path):
     hint = "give the path of a YAML file, such as configs/qlora_r16.yaml"
     refuse(USAGE, f"{tmp_path}/absent.yaml: no such file", hint, "train", tmp_path / "absent.yaml")
     (tmp_path / "broken.yaml").write_text("model: {name_or_path: x\ndata: y", encoding="utf-8")
-    refuse(USAGE, "broken.yaml, line 2: not valid YAML", "check indentation and colons", "train", tmp_path / "broken.yaml")
+    refuse(
+        USAGE, "broken.yaml, line 2: not valid YAML", "check indentation and colons", "train", tmp_path / "broken.yaml"
+    )
     (tmp_path / "empty.yaml").touch()
     refuse(USAGE, "found an empty file", "start from a file in configs/", "train", tmp_path / "empty.yaml")
 
@@ -244,7 +249,9 @@ def test_less_memory_than_the_run_takes(refuse, config_file):
 
 @pytest.mark.parametrize("gpu", ["RTX 9090", "24", "GTX"])
 def test_an_unknown_card(refuse, config_file, gpu):
-    words, hint = ("'24' is not a memory size", "such as --gpu 24GiB") if gpu == "24" else (f"'{gpu}' is not a known card", "")
+    words, hint = (
+        ("'24' is not a memory size", "such as --gpu 24GiB") if gpu == "24" else (f"'{gpu}' is not a known card", "")
+    )
     refuse(USAGE, f"--gpu: {words}", hint, "preflight", config_file, "--gpu", gpu)
 
 

@@ -74,8 +74,8 @@ class Encoder:
         add_bos = not chat and not (bos and text.startswith(bos))
         encoded = self.tokenizer(text, add_special_tokens=add_bos, return_offsets_mapping=True, verbose=False)
         ids = encoded["input_ids"]
-        if not chat and ids and ids[-1] == self.tokenizer.eos_token_id and ids[-2:-1] == ids[-1:]:
-            ids.pop()  # this tokenizer adds EOS by itself, after ours
+        while not chat and ids[-2:] == [self.tokenizer.eos_token_id] * 2:
+            ids.pop()  # a text may end in EOS, and a tokenizer may add one after ours
         labels = _labels(ids, encoded["offset_mapping"], spans, len(text))
         return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids), _unwritten(example, text))
 
@@ -102,8 +102,7 @@ class Encoder:
         """A text, or a prompt and its completion, and the characters that are trained."""
         prompt = "" if example.text is not None else example.prompt
         text = example.text if example.text is not None else prompt + example.messages[-1]["content"]
-        eos = self.tokenizer.eos_token or ""
-        text = text if text.endswith(eos) else text + eos
+        text += self.tokenizer.eos_token or ""
         return text, [(0 if self.loss_on == "all" else len(prompt), len(text))]
 
     def _conversation(self, example: Example) -> tuple[str, list[Span]]:

@@ -71,10 +71,7 @@ class Turns:
         """What changes when the turn says something else: from its first word to the end of its last."""
         message = _something_else(self.messages[turn])
         other = self.template.render([*self.messages[:turn], message, *self.messages[turn + 1 :]], self.tools)
-        if other == self.text:
-            raise left_out(self.messages, turn)
-        start = agreement(self.text, other)
-        return start, max(start, len(self.text) - agreement(self.text[::-1], other[::-1]))
+        return agreement(self.text, other), len(self.text) - agreement(self.text[::-1], other[::-1])
 
     def _after_header(self, turn: int, prompt: str | None, first: int) -> int:
         """Where the header ends before the turn's `first` word, which the template may begin with words of its own.

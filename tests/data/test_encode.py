@@ -83,10 +83,17 @@ class TestConversations:
         turns = [*TALK["messages"][:3], TALK["messages"][3] | {"weight": 0}]
         assert runs(chatml, encode(chatml, {"messages": turns}, loss_on=loss_on)) == ["Hello<|im_end|>"]
 
-    def test_all_is_possible_where_nothing_marks_the_answers(self, chat_tokenizer):
-        template = "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}"
-        row = encode(chat_tokenizer(template), TALK, loss_on="all")
-        assert row.labels[-1] == row.input_ids[-1]
+    def test_all_ends_in_eos_where_the_template_does_not(self, chat_tokenizer):
+        tokenizer = chat_tokenizer("{% for m in messages %}{{ m.content + '\n' }}{% endfor %}")
+        assert encode(tokenizer, TALK, loss_on="all").labels[-1] == tokenizer.eos_token_id
+
+    def test_templates_do_not_see_our_marks(self, chat_tokenizer):
+        template = CHATML.replace(
+            "{{ '<|im", "{% if 'train' in m %}{{ raise_exception('marked') }}{% endif %}{{ '<|im", 1
+        )
+        turns = [*TALK["messages"][:3], TALK["messages"][3] | {"train": False}]
+        tokenizer = chat_tokenizer(template, eos="<|im_end|>")
+        assert runs(tokenizer, encode(tokenizer, {"messages": turns})) == ["Hello<|im_end|>"]
 
     def test_characters_of_several_tokens(self, chatml):
         turns = [{"role": "user", "content": "🙂é"}, {"role": "assistant", "content": "naïve 🙂🙃 漢字"}]
@@ -131,9 +138,9 @@ class TestPlainText:
     def test_eos_is_there_once(self, chatml, metaspace):
         for tokenizer in (chatml, metaspace):
             for text in ("Hello", f"Hello{tokenizer.eos_token}"):
-                ids = encode(tokenizer, {"text": text}).input_ids
-                assert ids.count(tokenizer.eos_token_id) == 1
-                assert ids[-1] == tokenizer.eos_token_id
+                row = encode(tokenizer, {"text": text})
+                assert row.input_ids.count(tokenizer.eos_token_id) == 1
+                assert row.input_ids[-1] == row.labels[-1] == tokenizer.eos_token_id
 
     def test_bos_is_added_where_the_tokenizer_adds_one_and_the_text_has_none(self, metaspace):
         for text in ("Hello", "<s>Hello", "<s> Hello"):
@@ -152,7 +159,8 @@ class TestPlainText:
         row = encode(tokenizer, {"text": "Hello"})
         assert tokenizer.convert_ids_to_tokens(row.input_ids) == ["<s>", "▁H", "e", "ll", "o", "</s>"]
         assert row.labels[-1] == tokenizer.eos_token_id
-        assert encode(tokenizer, {"text": "<s>Hello"}).input_ids == row.input_ids
+        for text in ("<s>Hello", "Hello</s>"):
+            assert encode(tokenizer, {"text": text}).input_ids == row.input_ids
 
     @pytest.mark.parametrize("loss_on", ["assistant", "completion"])
     def test_a_completion_after_its_prompt(self, chatml, loss_on):

@@ -134,11 +134,19 @@ class TestTrainedCharacters:
         tokenizer = chat_tokenizer(MISTRAL)
         assert trained(tokenizer, TALK, [1]) == "<s>[INST] Hi [/INST]⟦Hello</s>⟧[INST] Bye [/INST]So long</s>"
         assert "⟦" not in trained(tokenizer, TALK, [])
+        assert trained(chat_tokenizer(PLAIN), TALK, [1]) == (
+            "USER: Hi\nASSISTANT:⟦ Hello⟧\nUSER: Bye\nASSISTANT: So long</s>"
+        )
 
     def test_eos_is_added_where_a_template_has_no_stop_token(self, chat_tokenizer):
         assert trained(chat_tokenizer(PLAIN), TALK) == (
             "USER: Hi\nASSISTANT:⟦ Hello⟧\nUSER: Bye\nASSISTANT:⟦ So long</s>⟧"
         )
+
+    def test_a_tokenizer_without_eos_has_none_to_add(self, chat_tokenizer):
+        tokenizer = chat_tokenizer(PLAIN)
+        tokenizer.eos_token = None
+        assert trained(tokenizer, TALK[:2]) == "USER: Hi\nASSISTANT:⟦ Hello⟧"
 
     def test_no_eos_is_added_after_a_question(self, chat_tokenizer):
         assert trained(chat_tokenizer(PLAIN), TALK[:3]) == "USER: Hi\nASSISTANT:⟦ Hello⟧\nUSER: Bye\n"
@@ -151,13 +159,16 @@ class TestTrainedCharacters:
             "USER: Hi\nASSISTANT:⟦ Hello⟧\nUSER: Bye\nASSISTANT:⟦ So long\n</s>⟧"
         )
 
-    def test_the_next_header_is_the_stop_token_where_turns_have_no_other(self, chat_tokenizer):
+    @pytest.mark.parametrize("gap", ["", "\n"])
+    def test_the_next_header_is_the_stop_token_where_turns_have_no_other(self, chat_tokenizer, gap):
         template = (
-            "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-        )
+            "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + 'GAP' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+        ).replace("GAP", gap)
         tokenizer = chat_tokenizer(template, special=["<|user|>", "<|assistant|>"])
-        assert trained(tokenizer, TALK) == "<|user|>\nHi<|assistant|>\n⟦Hello<|user|>⟧\nBye<|assistant|>\n⟦So long</s>⟧"
+        assert trained(tokenizer, TALK) == (
+            f"<|user|>Hi{gap}<|assistant|>⟦Hello{gap}<|user|>⟧Bye{gap}<|assistant|>⟦So long</s>⟧"
+        )
 
     def test_without_a_generation_prompt_the_model_writes_its_header(self, chat_tokenizer):
         template = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + eos_token }}{% endfor %}"

@@ -89,8 +89,14 @@ VARIANTS = {
     "single quantisation": {"quantization": {"double_quant": False}},
     "no quantisation": {"quantization": {"type": "none"}},
     "float32": {"model": {"dtype": "float32"}, "quantization": {"compute_dtype": "float32"}},
-    "bfloat16 weights, float32 products": {"model": {"dtype": "bfloat16"}, "quantization": {"compute_dtype": "float32"}},
-    "float32 weights, bfloat16 products": {"model": {"dtype": "float32"}, "quantization": {"compute_dtype": "bfloat16"}},
+    "bfloat16 weights, float32 products": {
+        "model": {"dtype": "bfloat16"},
+        "quantization": {"compute_dtype": "float32"},
+    },
+    "float32 weights, bfloat16 products": {
+        "model": {"dtype": "float32"},
+        "quantization": {"compute_dtype": "bfloat16"},
+    },
     "bfloat16, not quantised": {"model": {"dtype": "bfloat16"}, "quantization": {"type": "none"}},
     "unquantised in float32": {"model": {"dtype": "bfloat16", "fp32_unquantized": True}},
     "DoRA": {"lora": {"use_dora": True}},

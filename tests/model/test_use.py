@@ -74,7 +74,9 @@ def test_using_a_model_repacks_no_weight_and_changes_no_adapter(config_file, tmp
 def test_an_answer_is_greedy_ends_at_its_length_and_leaves_the_mode(config_file):
     spec, model, _ = trained(config_file)
     tokenizer = load_tokenizer(spec.source)
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Say 2."}], tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Say 2."}], tokenize=False, add_generation_prompt=True
+    )
     model.train()
     state = torch.get_rng_state()
     said = [answer(model, tokenizer, prompt, max_new_tokens=5) for _ in range(2)]

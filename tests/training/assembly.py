@@ -43,7 +43,7 @@ class Assembly:
 
 
 def assemble(config: Path, *overrides: str) -> Assembly:
-    """Describes, loads and builds what a configuration asks for; the adapter's B gets values, so that A has gradients."""
+    """Describes, loads and builds what a configuration asks for; lora_B gets values, so that lora_A has gradients."""
     spec = describe(load_config(config, overrides))
     data = load_data(spec)
     model = build_model(spec)

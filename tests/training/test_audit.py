@@ -112,6 +112,8 @@ def test_an_adapter_on_the_wrong_base_is_seen(config_file):
     """The trainer of one description against another: the first tensor that differs is named."""
     described = assemble(config_file, "lora.r=8").spec
     other = assemble(config_file)
-    trainer_of_other = build_trainer(other.spec, build_model(other.spec), load_data(other.spec), config_file.parent / "c")
+    trainer_of_other = build_trainer(
+        other.spec, build_model(other.spec), load_data(other.spec), config_file.parent / "c"
+    )
     with pytest.raises(AuditError, match=r"described as trained torch\.float32 \[8, 64\], built as .* \[4, 64\]"):
         audit(described, trainer_of_other)

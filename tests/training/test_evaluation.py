@@ -65,7 +65,9 @@ def test_evaluation_leaves_mode_random_state_and_gradients(config_file):
     assembly = assemble(config_file, "lora.dropout=0.5")
     trainer, model = assembly.trainer, assembly.model
     model.train()
-    trainer.compute_loss(model, {key: one_batch(assembly)[key] for key in ("input_ids", "labels", "attention_mask")}).backward()
+    trainer.compute_loss(
+        model, {key: one_batch(assembly)[key] for key in ("input_ids", "labels", "attention_mask")}
+    ).backward()
     gradients, state = assembly.gradients(), torch.get_rng_state()
     first = trainer.evaluate()["eval_loss"]
     assert first == trainer.evaluate()["eval_loss"], "dropout must be off while evaluating"
@@ -93,6 +95,7 @@ def test_a_training_step_after_an_evaluation_is_bitwise_that_without_one(config_
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*gemv_4bit:UserWarning")
 @pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes repacks weights only on a CPU with AVX512-BF16")
 def test_without_the_guard_an_evaluation_takes_gradients_away(config_file, monkeypatch):
     """Fails once bitsandbytes has a backward pass for the repacked weights: then the guard may go."""

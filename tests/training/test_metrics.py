@@ -52,7 +52,7 @@ def test_every_interval_and_the_last_update_have_a_line(config_file):
 
 
 def test_tokens_per_second_of_the_lines_add_up_to_the_tokens(config_file):
-    assembly, metrics, lines = train(config_file, "training.max_steps=6")
+    assembly, _, lines = train(config_file, "training.max_steps=6")
     counted, before = 0.0, 0.0
     for line in trained(lines):
         counted += line["tokens_per_second"] * (line["seconds"] - before)

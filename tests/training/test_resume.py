@@ -6,7 +6,6 @@ import io
 import json
 from pathlib import Path
 
-import assembly  # noqa: F401  one thread
 import pytest
 import torch
 from rich.console import Console
@@ -16,6 +15,8 @@ from finetune import pipeline
 from finetune.config import load_config
 from finetune.errors import RunDirError, Stopped
 from finetune.training import ProgressBar
+
+torch.set_num_threads(1)  # the model is tiny: on a busy machine threads would only wait for each other
 
 KEYS = [
     "training.max_steps=7", "training.save_steps=2", "training.logging_steps=3", "training.eval_steps=4",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
-import assembly  # noqa: F401  one thread
 import pytest
+import torch
 from rich.console import Console
 
 from finetune import pipeline
 from finetune.config import load_config
+
+torch.set_num_threads(1)  # the model is tiny: on a busy machine threads would only wait for each other
 
 
 @pytest.mark.parametrize(
