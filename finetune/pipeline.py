@@ -22,7 +22,6 @@ from finetune.spec import RunSpec, describe, load_tokenizer
 from finetune.training import (
     LossGuard,
     ManifestWriter,
-    MemoryMeter,
     MetricsWriter,
     ProgressBar,
     Trainer,
@@ -30,6 +29,7 @@ from finetune.training import (
     build_trainer,
     evaluate_model,
     newest_good,
+    peak_resident,
     prepare_reporters,
 )
 
@@ -50,11 +50,10 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         data = load_data(spec)
         for note in data.notes:
             console.print(note, highlight=False, soft_wrap=True)
-        memory = MemoryMeter(spec.device.torch_device)
         model = build_model(spec)
         trainer = build_trainer(spec, model, data, run.checkpoints)
-        metrics = MetricsWriter(run.metrics, memory, trainer)
-        trainer.add_before_reporters(metrics, ProgressBar(console, memory), LossGuard(), ManifestWriter())
+        metrics = MetricsWriter(run.metrics, trainer)
+        trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory), LossGuard(), ManifestWriter())
         audit(spec, trainer)
         if dry_run:
             return {"dry_run": True, **verdict.to_json()}
@@ -64,8 +63,8 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
             _train(trainer, run, resume=resume)
             _save_adapter(model, data, run)
             after = _look(spec, data, trainer)
-        measured = Measured(predicted_bytes=verdict.prediction.allocated, memory_meaning=memory.meaning)
-        _collect(measured, trainer, metrics, memory, before, after)
+        measured = Measured(predicted_bytes=verdict.prediction.allocated, memory_meaning=trainer.memory.meaning)
+        _collect(measured, trainer, metrics, before, after)
         return write_report(spec, data, run, measured)
 
 
@@ -185,15 +184,13 @@ def _save_adapter(model: PeftModel, data: LoadedData, run: RunDir) -> None:
     partial.rename(run.adapter)
 
 
-def _collect(
-    measured: Measured, trainer: Trainer, metrics: MetricsWriter, memory: MemoryMeter, before: dict, after: dict
-) -> None:
+def _collect(measured: Measured, trainer: Trainer, metrics: MetricsWriter, before: dict, after: dict) -> None:
     measured.seconds = metrics.seconds
     measured.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     measured.rows, measured.tokens = int(trainer.rows_seen), int(trainer.tokens_seen)
     measured.trained_tokens = int(trainer.trained_seen)
     measured.steps, measured.epochs = trainer.state.global_step, trainer.state.epoch
-    measured.peak_bytes = memory.peak()
+    measured.peak_bytes, measured.process_bytes = trainer.memory.peak(), peak_resident()
     measured.eval_before, measured.eval_after = before["eval_loss"], after["eval_loss"]
     pairs = zip(before["answers"], after["answers"], strict=True)
     measured.samples = [

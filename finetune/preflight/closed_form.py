@@ -15,8 +15,8 @@ from finetune.spec import RunSpec
 
 STATE_BYTES = {"adamw_torch": 8.0, "paged_adamw_32bit": 8.0, "adamw_8bit": 2.03, "paged_adamw_8bit": 2.03, "sgd": 0.0}
 """Bytes of optimiser state for one trained weight: two fp32 moments, or two 8-bit ones with their block maxima."""
-TRL_TILE = 256
-"""Tokens whose logits TRL's fused head holds at a time."""
+TILE_TOKENS, TILE_WORDS = 4096, 32_768
+"""Tokens and words whose logits TRL's fused head holds at a time (`trl.kernels.chunked_logprob`)."""
 SCORE_BYTES = 14
 """Bytes a score of eager attention takes in its backward pass: the fp32 softmax and its 16-bit copy, the fp32 gradient,
 and the product that the CUDA kernel of the softmax's backward pass makes before it."""
@@ -106,10 +106,17 @@ def _logit_bytes(spec: RunSpec) -> int:
 
 
 def _loss(spec: RunSpec) -> int:
-    """k b s V for whole logits; k and one tile of tokens for the fused kernel."""
-    vocabulary = spec.model_config.get_text_config().vocab_size
-    held = _tokens(spec) if spec.config.training.loss_kernel == "full_logits" else min(TRL_TILE, _tokens(spec))
-    return _logit_bytes(spec) * held * vocabulary
+    """k b s V for whole logits; for the fused kernel one tile, and the gradient of the hidden states in float32.
+
+    On a card a Triton kernel turns a tile into its gradient in place; on the CPU torch does it in steps, seven float32
+    tiles and a mask of bytes beside it.
+    """
+    text, tokens = spec.model_config.get_text_config(), _tokens(spec)
+    if spec.config.training.loss_kernel == "full_logits":
+        return _logit_bytes(spec) * tokens * text.vocab_size
+    per_logit = spec.compute_dtype.itemsize + (29 if spec.device.kind == "cpu" else 0)
+    tile = per_logit * min(tokens, TILE_TOKENS) * min(text.vocab_size, TILE_WORDS)
+    return tile + 4 * tokens * text.hidden_size
 
 
 def _loss_held(spec: RunSpec) -> int:

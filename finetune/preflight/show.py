@@ -36,9 +36,11 @@ def show(verdict: Verdict, console: Console) -> None:
         f"[bold]{prediction.allocated / GIB:7.3f} GiB[/bold]",
         f"in the {prediction.phase}",
     )
-    if spec.device.kind == "cuda":
+    on_card = spec.device.kind == "cuda"
+    if on_card:
         table.add_row("reserved", f"{prediction.reserved / GIB:7.3f} GiB", "with what torch's allocator keeps")
-        table.add_row("process", f"{prediction.process / GIB:7.3f} GiB", "with the CUDA context")
+    beside = "with the CUDA context" if on_card else "with Python and its libraries"
+    table.add_row("process", f"{prediction.process / GIB:7.3f} GiB", beside)
     table.add_row("device", f"{spec.device.memory_bytes / GIB:7.3f} GiB", "")
     console.print(table, highlight=False)
     if verdict.fits:

@@ -132,7 +132,7 @@ def _single(rows: list[dict[str, Any]], name: str, title: str, unit: float, pred
             axes.axhline(predicted / unit, color=INK["held-out"], linewidth=1.4, dashes=(4, 3))
         axes.set_ylim(bottom=0)
 
-    key = [("train", "measured after the step"), ("held-out", "predicted peak")] if predicted is not None else []
+    key = [("train", "measured peak so far"), ("held-out", "predicted peak")] if predicted is not None else []
     return Curve(name, title, _summary((title, (steps, values / unit))), key, _svg(name, SMALL, plot))
 
 

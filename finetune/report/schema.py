@@ -91,6 +91,7 @@ class Memory(Part):
 
     predicted_bytes: int | None = None
     measured_bytes: int | None = None
+    process_bytes: int | None = None
     device: str | None = None
     measured_as: str | None = None
 

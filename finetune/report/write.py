@@ -31,6 +31,7 @@ class Measured:
     eval_after: float | None = None
     predicted_bytes: int = 0
     peak_bytes: int = 0
+    process_bytes: int = 0
     memory_meaning: str = ""
     samples: list[dict[str, str]] = field(default_factory=list)
 
@@ -54,6 +55,7 @@ def write_report(spec: RunSpec, data: LoadedData, run: RunDir, measured: Measure
         "memory": {
             "predicted_bytes": measured.predicted_bytes,
             "measured_bytes": measured.peak_bytes,
+            "process_bytes": measured.process_bytes,
             "device": spec.device.kind,
             "measured_as": measured.memory_meaning,
         },

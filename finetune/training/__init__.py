@@ -13,7 +13,7 @@ reporters.py    TensorBoard, W&B, MLflow, Trackio
 from finetune.training.audit import audit
 from finetune.training.checkpoints import ManifestWriter, newest_good
 from finetune.training.evaluation import evaluate_model
-from finetune.training.memory import MemoryMeter
+from finetune.training.memory import MemoryMeter, peak_resident
 from finetune.training.metrics import LossGuard, MetricsWriter
 from finetune.training.progress import ProgressBar
 from finetune.training.reporters import prepare_reporters
@@ -30,5 +30,6 @@ __all__ = [
     "build_trainer",
     "evaluate_model",
     "newest_good",
+    "peak_resident",
     "prepare_reporters",
 ]

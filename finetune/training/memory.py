@@ -1,64 +1,126 @@
-"""Memory that a run takes on its device."""
+"""Memory that a run takes on its device, measured so that it can stand beside the prediction."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-import sys
-from pathlib import Path
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import psutil
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 class MemoryMeter:
-    """Memory of a run on its device.
+    """Peak bytes of a run's tensors.
 
-    On CUDA the allocator's peak of bytes in use; on the CPU the peak resident memory of the process above what it
-    held when the meter was made, before any weight was loaded.
+    On CUDA torch's allocator counts them. On the CPU nobody does, and the resident memory of the process holds much
+    else (libraries, the data, what malloc keeps); so the tensors are followed, from their making to their end, through
+    the first batches and through every batch larger than those before.
     """
+
+    FOLLOWED = 4  # batches, enough for the second update where two batches make one
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.baseline = psutil.Process().memory_info().rss
+        self._tensors = LiveTensors()
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._batches, self._largest = 0, 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        else:
-            _restart_peak()
 
     @property
     def meaning(self) -> str:
         """What `peak` measures, for the report."""
         if self.device.type == "cuda":
             return "peak bytes allocated by torch"
-        return "peak resident memory above that of the process before weights were loaded"
+        return "peak bytes of the tensors alive, as torch counts them on a card"
+
+    def follow(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, elements: int
+    ) -> AbstractContextManager[Any]:
+        """What a forward and backward pass over a batch of `elements` tokens runs in."""
+        self._optimizer = optimizer
+        if self.device.type == "cuda" or (self._batches >= self.FOLLOWED and elements <= self._largest):
+            return nullcontext()
+        self._batches, self._largest = self._batches + 1, max(self._largest, elements)
+        self._tensors.begin_with(_held(model))
+        return self._tensors
 
     def peak(self) -> int:
         """Highest use so far, in bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return max(0, _peak_resident() - self.baseline)
-
-    def now(self) -> int:
-        """Use at this moment, in bytes."""
-        if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
-        return max(0, psutil.Process().memory_info().rss - self.baseline)
+        return self._tensors.peak + _state_bytes(self._optimizer)
 
 
-def _restart_peak() -> None:
-    """Begins the peak of resident memory anew where the system can (Linux): reading the data does not count."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+class LiveTensors(TorchDispatchMode):
+    """Adds up the storages of all tensors alive while it is entered; `peak` is the largest sum so far, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._bytes: dict[int, int] = {}
+        self._sum = 0
+
+    def begin_with(self, tensors: Iterator[torch.Tensor]) -> None:
+        """Forgets everything but the peak, and counts `tensors`."""
+        self._bytes, self._sum = {}, 0
+        for tensor in tensors:
+            self._add(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._add(leaf)
+        return result
+
+    def _add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._bytes or storage.device.type == "meta":
+            return
+        self._bytes[key] = size
+        self._sum += size
+        self.peak = max(self.peak, self._sum)
+        weakref.finalize(storage, self._end, self._bytes, key, size)
+
+    def _end(self, counted: dict[int, int], key: int, size: int) -> None:
+        if counted is self._bytes and counted.pop(key, None) is not None:
+            self._sum -= size
 
 
-def _peak_resident() -> int:
-    """Highest resident memory of this process in bytes.
+def peak_resident() -> int:
+    """Highest resident memory of this process now or earlier, in bytes: what a machine must have for it."""
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", None) or _high_water() or memory.rss
 
-    Linux's getrusage also counts that of the process which started this one (measured), so VmHWM is read instead.
-    """
-    if sys.platform == "linux":
-        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-    import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _high_water() -> int:
+    """Linux's VmHWM in bytes: its getrusage would count the process that started this one too (measured)."""
+    try:
+        with open("/proc/self/status") as status:  # noqa: PTH123 - a kernel file, read line by line
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def _held(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Tensors that a model holds between batches: weights, block constants, gradients, buffers."""
+    for parameter in model.parameters():
+        yield parameter
+        if parameter.grad is not None:
+            yield parameter.grad
+        state = getattr(parameter, "quant_state", None)
+        for part in (state, getattr(state, "state2", None)) if state else ():
+            yield from (value for value in vars(part).values() if isinstance(value, torch.Tensor)) if part else ()
+    yield from model.buffers()
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer | None) -> int:
+    """Bytes of an optimiser's state: it is made outside the passes that are followed."""
+    states = optimizer.state.values() if optimizer else ()
+    return sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))

@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from finetune.errors import FinetuneError
-from finetune.training.memory import MemoryMeter
 
 if TYPE_CHECKING:
     from finetune.training.trainer import Trainer
@@ -30,9 +29,8 @@ class MetricsWriter(TrainerCallback, ExportableState):
 
     KEYS = ("loss", "learning_rate", "grad_norm", "eval_loss", "entropy", "mean_token_accuracy")
 
-    def __init__(self, path: Path, memory: MemoryMeter, trainer: Trainer) -> None:
+    def __init__(self, path: Path, trainer: Trainer) -> None:
         self.path = path
-        self.memory = memory
         self.trainer = trainer
         self.seconds = 0.0
         self._since: float | None = None
@@ -76,7 +74,7 @@ class MetricsWriter(TrainerCallback, ExportableState):
             return
         line = {"step": state.global_step, "epoch": round(state.epoch or 0, 4), **values}
         if "loss" in values:
-            logs |= {"tokens_per_second": self._speed(), "memory_bytes": self.memory.now()}
+            logs |= {"tokens_per_second": self._speed(), "memory_bytes": self.trainer.memory.peak()}
             line |= {key: logs[key] for key in ("tokens_per_second", "memory_bytes")}
             line["seconds"] = round(self.seconds, 3)
         with self.path.open("a", encoding="utf-8") as file:

@@ -44,7 +44,7 @@ class ProgressBar(TrainerCallback):
             self.console.print(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4f}", highlight=False)
         if not logs or "loss" not in logs:
             return
-        memory = self.memory.now() / 2**30
+        memory = self.memory.peak() / 2**30
         numbers = f"loss {logs['loss']:.3f}  {logs.get('tokens_per_second', 0):,.0f} tokens/s  {memory:.2f} GiB"
         if self.progress:
             self.progress.update(self._task, numbers=numbers)

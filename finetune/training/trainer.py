@@ -14,6 +14,7 @@ from trl import SFTTrainer
 
 from finetune.spec import RunSpec
 from finetune.training.evaluation import IGNORED, evaluate_model
+from finetune.training.memory import MemoryMeter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,6 +32,7 @@ class Trainer(SFTTrainer):
     def __init__(self, *args: Any, spec: RunSpec, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.spec = spec
+        self.memory = MemoryMeter(self.args.device)
         self.remove_callback(PrinterCallback)  # the progress bar says it better
         self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)))
         zero = torch.zeros((), dtype=torch.long, device=self.args.device)
@@ -70,7 +72,8 @@ class Trainer(SFTTrainer):
         self.rows_seen += inputs.pop("rows").sum()
         self.tokens_seen += inputs.pop("tokens").sum()
         self.trained_seen += (inputs["labels"] != IGNORED).sum()
-        return super().training_step(model, inputs, *args, **kwargs)
+        with self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()):
+            return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
         self,

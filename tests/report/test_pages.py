@@ -412,7 +412,7 @@ def test_curves_have_what_the_rows_have():
 
 def test_predicted_memory_is_drawn_beside_the_measured():
     memory = {curve.name: curve for curve in draw_curves(metrics(), predicted_bytes=1500000000)}["memory_bytes"]
-    assert memory.key == [("train", "measured after the step"), ("held-out", "predicted peak")]
+    assert memory.key == [("train", "measured peak so far"), ("held-out", "predicted peak")]
     assert "stroke-dasharray" in memory.svg
     assert "stroke-dasharray" not in draw_curves(metrics())[-1].svg
 
