@@ -187,7 +187,7 @@ def data_preview(
 
     loaded_data = load_data(describe(loaded))
     for note in loaded_data.notes:
-        err.print(note, highlight=False, soft_wrap=True)
+        err.print(note, markup=False, highlight=False, soft_wrap=True)
     out = Console()
     for title, text in preview(loaded_data, rows):
         out.rule(escape(title))

@@ -49,7 +49,7 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         run.write_json("preflight.json", verdict.to_json())
         data = load_data(spec)
         for note in data.notes:
-            console.print(note, highlight=False, soft_wrap=True)
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         model = build_model(spec)
         trainer = build_trainer(spec, model, data, run.checkpoints)
         metrics = MetricsWriter(run.metrics, trainer)
