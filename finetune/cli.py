@@ -78,8 +78,13 @@ def train(
     elif dry_run:
         err.print("dry run: everything is ready; nothing was trained")
     else:
-        err.print(f"report: {Path(loaded.output_dir) / 'report.html'}", highlight=False)
-        print(loaded.output_dir)
+        from finetune.report import headline
+
+        run = Path(loaded.output_dir).expanduser()
+        err.print(
+            headline(run), f"report: {run / 'report.html'}", sep="\n", markup=False, highlight=False, soft_wrap=True
+        )
+        print(run)
 
 
 @app.command()

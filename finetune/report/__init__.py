@@ -6,8 +6,8 @@ schema.py    what report.json may hold
 pages.py     report.md and report.html from it; facts.py, wording.py, curves.py and templates/ serve it
 """
 
-from finetune.report.pages import write_pages
+from finetune.report.pages import headline, write_pages
 from finetune.report.run_dir import RunDir
 from finetune.report.write import Measured, write_report
 
-__all__ = ["Measured", "RunDir", "write_pages", "write_report"]
+__all__ = ["Measured", "RunDir", "headline", "write_pages", "write_report"]

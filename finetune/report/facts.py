@@ -75,7 +75,7 @@ def sentence(report: Report) -> str:
     parts = [
         _outcome(report) + ("" if seconds is None else f" in {duration(seconds)}"),
         "" if report.tokens_per_second is None else f"at {rate(report.tokens_per_second)} tokens/s",
-        "" if peak is None else f"in at most {gib(peak)} of memory",
+        "" if peak is None else f"with at most {gib(peak)} of tensors in memory",
     ]
     return ", ".join(part for part in parts if part) + "."
 
@@ -138,6 +138,7 @@ def _measured(report: Report) -> list[list[str]]:
         ("Memory predicted", memory.predicted_bytes, gib),
         ("Memory measured", memory.measured_bytes, lambda size: gib(size) + _bracket(sizes)),
         ("Memory measured as", memory.measured_as, plain),
+        ("Whole process, resident in host memory at its peak", memory.process_bytes, gib),
     )
 
 

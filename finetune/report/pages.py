@@ -41,6 +41,11 @@ def write_pages(run: Path) -> None:
         _replace(run / name, page)
 
 
+def headline(run: Path) -> str:
+    """A finished run in one sentence. Raises RunDirError where `report.json` is missing or malformed."""
+    return facts.sentence(read_report(run))
+
+
 def read_report(run: Path) -> Report:
     """`report.json` of a run directory. Raises RunDirError where it is missing or malformed."""
     path = run / "report.json"

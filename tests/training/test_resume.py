@@ -109,14 +109,16 @@ def test_a_half_written_checkpoint_is_passed_over(config_file, monkeypatch):
     assert pipeline.newest_good(newest.parent).name == "checkpoint-7"
 
 
-def test_a_run_stopped_twice(config_file, monkeypatch):
-    whole, expected = train(config_file, "whole")
-    for step, resume in ((3, False), (6, True)):
+def test_a_run_stopped_twice_each_time_after_updates_that_are_done_again(config_file, monkeypatch):
+    every = "training.logging_steps=1"
+    whole, expected = train(config_file, "whole", every)
+    for step, resume in ((4, False), (6, True)):
         stop_at(monkeypatch, step)
         with pytest.raises(Stopped):
-            train(config_file, "thirds", resume=resume)
+            train(config_file, "thirds", every, resume=resume)
+        assert metrics(config_file.parent / "thirds")[-1]["step"] == step - 1
     stop_at(monkeypatch, None)
-    thirds, report = train(config_file, "thirds", resume=True)
+    thirds, report = train(config_file, "thirds", every, resume=True)
     assert same_adapters(whole, thirds)
     assert metrics(thirds) == metrics(whole)
     assert report["train"]["tokens"] == expected["train"]["tokens"]
