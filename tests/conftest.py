@@ -8,10 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
+from repo import REPO
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-REPO = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")

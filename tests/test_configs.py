@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from repo import REPO
 
 from finetune.config import load_config
 from finetune.preflight import preflight

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from conftest import REPO
+from repo import REPO
 
 
 def test_generated_pages_are_up_to_date() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO
+from repo import REPO
 
 FINETUNE = Path(sys.executable).with_name("finetune")
 

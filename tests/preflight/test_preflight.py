@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from repo import REPO
 
 from finetune.config import RunConfig, load_config
 from finetune.errors import ConfigError, DoesNotFit
