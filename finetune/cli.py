@@ -219,17 +219,15 @@ def _fail(message: str, hint: str, code: int) -> None:
 
 def _quiet_libraries() -> None:
     """Keeps the libraries' progress bars and deprecation notices, meant for those who call them, off the terminal."""
-    import logging
     import warnings
 
-    # On a CPU with bfloat16 instructions bitsandbytes says on import that an optional inference kernel is missing.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings(
         "ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|accelerate|bitsandbytes)\b"
     )
     defaults = {
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "DATASETS_VERBOSITY": "error",

@@ -11,6 +11,8 @@ import pytest
 from repo import REPO
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Threads of a tiny model wait for each other more than they work, most of all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

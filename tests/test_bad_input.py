@@ -221,8 +221,8 @@ def test_rows_longer_than_the_model_has_positions(refuse, config_file):
 
 
 def test_target_modules_that_match_nothing(refuse, config_file):
-    words = "lora.target_modules: ['query', 'value'] match no layer of LlamaForCausalLM"
-    hint = "its linear layers are down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+    words = "lora.target_modules: query, value match no linear layer inside LlamaForCausalLM"
+    hint = "its linear layers are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     refuse(USAGE, words, hint, "train", config_file, "lora.target_modules=[value, query]")
 
 

@@ -62,13 +62,18 @@ class LoraSection(Section):
     """`lora_alpha`: the update is scaled by alpha / r, or alpha / sqrt(r) with `use_rslora`."""
     dropout: Fraction = 0.0
     """Dropout probability on the adapter's input."""
-    target_modules: Literal["all-linear"] | list[str] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    ]
     """Names of the linear layers that get an adapter, or all-linear."""
     use_rslora: bool = False
     """Scales by alpha / sqrt(r) (rank-stabilised LoRA, Kalajdzievski 2023)."""
     use_dora: bool = False
     """Trains magnitude and direction apart (DoRA, Liu et al. 2024)."""
-    init: Literal["default", "gaussian", "orthogonal"] = "default"
+    init: Literal["default", "gaussian"] = "default"
     """Initial values; default is PEFT's: A uniform (Kaiming), B zero, so that the update starts at zero."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the adapter's weights; small updates are lost in bfloat16, which keeps 8 bits of each number."""
@@ -158,10 +163,10 @@ class TrainingConfig(Section):
     """Keeps checkpoints in host memory until the backward pass; CUDA only."""
     loss_kernel: Literal["fused_linear", "full_logits"] = "fused_linear"
     """fused_linear never holds the logits of a whole batch; full_logits does."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of adapter values, data order, dropout and held-out rows."""
     save_steps: Positive | None = None
-    """Updates between checkpoints; null keeps only the one at the end."""
+    """Updates between checkpoints; null writes none: only the adapter, at the end."""
     save_total_limit: Positive = 2
     """Checkpoints kept; the oldest go first."""
     eval_steps: Positive | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig, PretrainedConfig
 
 from finetune.config import RunConfig
 from finetune.errors import ConfigError
@@ -174,7 +174,7 @@ def describe(config: RunConfig, device: Device | None = None) -> RunSpec:
         compute_dtype=compute,
         dtype=_dtype(config.model.dtype) or compute,
         autocast=_autocast(config.training.autocast, compute),
-        attention="sdpa" if config.model.attention == "auto" else config.model.attention,
+        attention=_attention(config.model.attention, model_config),
     )
     tensors = tuple(list_tensors(spec.skeleton()))
     return RunSpec(**{**vars(spec), "tensors": tensors})
@@ -182,6 +182,14 @@ def describe(config: RunConfig, device: Device | None = None) -> RunSpec:
 
 def _dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else getattr(torch, name)
+
+
+def _attention(name: str, model_config: PretrainedConfig) -> str:
+    """The kernel; auto takes PyTorch's where the model's class has it (Gemma 2, with its capped scores, does not)."""
+    if name != "auto":
+        return name
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
+    return "sdpa" if getattr(model_class, "_supports_sdpa", True) else "eager"
 
 
 def _autocast(name: str, compute: torch.dtype) -> torch.dtype | None:

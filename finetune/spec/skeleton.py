@@ -113,24 +113,29 @@ def quantize_weight(module: torch.nn.Module, weight: torch.Tensor) -> None:
 def attach_adapter(model: PreTrainedModel, lora: LoraConfig, *, adapter_dtype: torch.dtype) -> PeftModel:
     """The model wrapped by PEFT, adapter weights on the base layers' device and in `adapter_dtype`.
 
-    Raises ConfigError where `target_modules` match nothing.
+    Raises ConfigError where one of `target_modules` matches nothing, or the output layer.
     """
-    try:
-        wrapped = get_peft_model(model, lora)
-    except ValueError as error:
-        if "target module" not in str(error).lower():
-            raise
-        names = sorted(
-            {name.split(".")[-1] for name, module in model.named_modules() if "Linear" in type(module).__name__}
-        )
-        raise ConfigError(
-            f"lora.target_modules: {sorted(lora.target_modules)} match no layer of {type(model).__name__}",
-            f"its linear layers are {', '.join(names)}",
-        ) from None
+    _check_targets(model, lora.target_modules)
+    wrapped = get_peft_model(model, lora)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(adapter_dtype)
     return wrapped
+
+
+def _check_targets(model: PreTrainedModel, targets: str | set[str]) -> None:
+    """PEFT asks only that one name of several matches; a misspelt one would go untrained without a word."""
+    if isinstance(targets, str):
+        return
+    output = model.get_output_embeddings()
+    linear = [n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not output]
+    names = sorted({name.split(".")[-1] for name in linear})
+    unknown = [t for t in sorted(targets) if not any(name == t or name.endswith(f".{t}") for name in linear)]
+    if unknown:
+        raise ConfigError(
+            f"lora.target_modules: {', '.join(unknown)} match no linear layer inside {type(model).__name__}",
+            f"its linear layers are {', '.join(names)}",
+        )
 
 
 def cast_unquantized(model: PreTrainedModel) -> None:

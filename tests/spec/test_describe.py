@@ -112,10 +112,24 @@ def test_a_sequence_longer_than_the_model_s_positions(tiny_model: Path) -> None:
     assert caught.value.hint == "set data.max_length=512 or less"
 
 
-def test_target_modules_that_match_nothing(tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"lora.target_modules: .'query'. match no layer") as caught:
-        describe(config(tiny_model, lora={"target_modules": ["query"]}), CPU)
+@pytest.mark.parametrize(
+    ("targets", "named"), [(["query"], "query"), (["q_proj", "nonsense"], "nonsense"), (["lm_head"], "lm_head")]
+)
+def test_target_modules_that_match_nothing(tiny_model: Path, targets: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"lora.target_modules: {named} match no linear layer") as caught:
+        describe(config(tiny_model, lora={"target_modules": targets}), CPU)
     assert "q_proj" in caught.value.hint
+
+
+def test_auto_attention_takes_what_the_model_has(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import Gemma2Config
+
+    Gemma2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    assert describe(config(tiny_model), CPU).attention == "sdpa"
+    assert describe(config(tmp_path, model={"weights": "random"}), CPU).attention == "eager"
 
 
 def test_a_model_type_that_transformers_does_not_know(tmp_path: Path) -> None:
