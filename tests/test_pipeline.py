@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_the_run_directory_holds_what_the_contract_names(run):
     }  # fmt: skip
     assert load_config(run.path / "config.yaml") == run.config
     environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
-    assert environment["torch"] == torch.__version__
+    assert environment["torch"] == metadata.version("torch")
     assert environment["device"].startswith("CPU")
 
 

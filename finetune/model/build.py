@@ -88,6 +88,12 @@ def _require_all(spec: RunSpec, model: PreTrainedModel, loaded: dict[str, Any]) 
         # A 4-bit weight of any shape is loaded without a word.
         if state and tuple(state.shape) != (module.out_features, module.in_features):
             faults.append(f"{name}.weight is {list(state.shape)}, not {[module.out_features, module.in_features]}")
+    described = {tensor.name.replace(".base_layer.", "."): tensor for tensor in spec.tensors}
+    for name, parameter in model.named_parameters():
+        # transformers 5.17 takes the shape of the file for one that is not quantised, and says nothing.
+        wanted = described.get(f"base_model.model.{name}")
+        if wanted and not wanted.quantized and tuple(parameter.shape) != wanted.shape:
+            faults.append(f"{name} is {list(parameter.shape)}, not {list(wanted.shape)}")
     if faults:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig, PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig, PretrainedConfig, TrainingArguments
 
 from finetune.config import RunConfig
 from finetune.errors import ConfigError
@@ -116,8 +117,7 @@ class RunSpec:
             optim=training.optimizer,
             bf16=self.autocast is torch.bfloat16,
             fp16=self.autocast is torch.float16,
-            activation_checkpointing=training.gradient_checkpointing,
-            activation_checkpointing_kwargs={"use_reentrant": False},
+            **_checkpointing(training.gradient_checkpointing),
             activation_offloading=training.activation_offloading,
             seed=training.seed,
             data_seed=training.seed,
@@ -190,6 +190,13 @@ def _attention(name: str, model_config: PretrainedConfig) -> str:
         return name
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
     return "sdpa" if getattr(model_class, "_supports_sdpa", True) else "eager"
+
+
+def _checkpointing(on: bool) -> dict[str, Any]:
+    """transformers renamed `gradient_checkpointing` to `activation_checkpointing` after 5.17."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _autocast(name: str, compute: torch.dtype) -> torch.dtype | None:
