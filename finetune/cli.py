@@ -63,7 +63,7 @@ def train(
     config: Config,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest good checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Stop before the first step.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Stop before the first step, after the rehearsal.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train an adapter: the whole line, from the configuration to the report."""

@@ -31,6 +31,7 @@ from finetune.training import (
     newest_good,
     peak_resident,
     prepare_reporters,
+    rehearse,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run: bool = False) -> dict[str, Any]:
     """Trains an adapter and returns what report.json holds. Raises the errors of `finetune.errors`.
 
-    `resume` goes on from the newest good checkpoint; `dry_run` stops before the first step and leaves nothing behind.
+    `resume` goes on from the newest good checkpoint; `dry_run` stops before the first step, after the rehearsal, and
+    leaves nothing behind.
     """
     spec = describe(config)
     with _resumed(spec) if resume else RunDir.create(spec) as run:
@@ -48,22 +50,28 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         prepare_reporters(config.training.report_to, run.path)
         run.write_json("preflight.json", verdict.to_json())
         data = load_data(spec)
-        for note in data.notes:
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+        _say(console, data.notes)
         model = build_model(spec)
         trainer = build_trainer(spec, model, data, run.checkpoints)
         metrics = MetricsWriter(run.metrics, trainer)
         trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory), LossGuard(), ManifestWriter())
         audit(spec, trainer)
+        rehearsal = rehearse(spec, trainer, run.path, predicted=verdict.prediction.allocated)
+        _say(console, rehearsal.notes)
         if dry_run:
-            return {"dry_run": True, **verdict.to_json()}
+            return {"dry_run": True, **verdict.to_json(), "rehearsal": rehearsal.to_json()}
         with _within_memory(trainer):
             before = _before(run, resume, lambda: _look(spec, data, trainer))
             run.keep()
             _train(trainer, run, resume=resume)
             _save_adapter(model, data, run)
             after = _look(spec, data, trainer)
-        measured = Measured(predicted_bytes=verdict.prediction.allocated, memory_meaning=trainer.memory.meaning)
+        measured = Measured(
+            predicted_bytes=verdict.prediction.allocated,
+            memory_meaning=trainer.memory.meaning,
+            rehearsal=rehearsal.to_json(),
+            notes=rehearsal.notes,
+        )
         _collect(measured, trainer, metrics, before, after)
         return write_report(spec, data, run, measured)
 
@@ -100,6 +108,11 @@ def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]
         return answer(model, tokenizer, prompt, max_new_tokens=max_new_tokens)
 
     return reply
+
+
+def _say(console: Console, notes: list[str]) -> None:
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _resumed(spec: RunSpec) -> RunDir:

@@ -179,6 +179,8 @@ class TrainingConfig(Section):
     """Held-out prompts answered before and after training, for the report."""
     sample_max_new_tokens: Positive = 64
     """Longest of those answers, in tokens."""
+    rehearsal: bool = True
+    """Runs the largest batches and one checkpoint save before training, measures them and puts everything back."""
 
     @field_validator("autocast")
     @classmethod
@@ -206,6 +208,8 @@ class HardwareConfig(Section):
     """auto takes a CUDA device where there is one; cuda refuses to run without."""
     memory: str = "auto"
     """Device memory the run may use, such as 24GiB; auto takes the whole device."""
+    expandable_segments: bool = True
+    """Lets torch's allocator grow its segments on a card instead of adding new ones: less memory lost between them."""
 
     @field_validator("memory")
     @classmethod

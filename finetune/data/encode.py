@@ -14,7 +14,7 @@ from finetune.data.tool_text import tools_as_text, uses_tools
 from finetune.data.turns import Message, Span
 from finetune.errors import DataError
 
-IGNORED = -100
+from finetune.spec.loss import IGNORED
 """Label of a token that is read but not trained: cross entropy's `ignore_index`."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 
 from finetune.errors import DoesNotFit, ModelError
 from finetune.spec import RunSpec
@@ -30,6 +31,7 @@ def build_model(spec: RunSpec) -> PeftModel:
 
 def build_base(spec: RunSpec) -> PreTrainedModel:
     """The base model alone, frozen."""
+    _require_kernel(spec)
     try:
         base = _random(spec) if spec.config.model.weights == "random" else _pretrained(spec)
     except torch.OutOfMemoryError as error:
@@ -40,6 +42,17 @@ def build_base(spec: RunSpec) -> PreTrainedModel:
     base.config.use_cache = False
     _keep_trainable_format(base)
     return base.requires_grad_(False)
+
+
+def _require_kernel(spec: RunSpec) -> None:
+    """Raises ModelError where the attention kernel cannot run here: a description needs none, a model does."""
+    if spec.attention != "flash_attention_2" or (spec.device.kind == "cuda" and is_flash_attn_2_available()):
+        return
+    lacks = "the package flash-attn is not installed" if spec.device.kind == "cuda" else "this run computes on the CPU"
+    raise ModelError(
+        f"model.attention: flash_attention_2 needs a CUDA GPU and the package flash-attn, but {lacks}",
+        "set model.attention=auto: PyTorch's own kernels need no package",
+    )
 
 
 def _keep_trainable_format(model: PreTrainedModel) -> None:

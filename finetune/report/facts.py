@@ -113,6 +113,7 @@ def tables(report: Report) -> list[Table]:
     """Every table of the pages, in their order; a table with nothing in it is left out."""
     every = [
         Table("Measured", [], _measured(report)),
+        Table("Rehearsal", [], _rehearsal(report)),
         Table("Settings", [], _settings(report)),
         _data(report),
         Table("Environment", [], _environment(report)),
@@ -139,6 +140,19 @@ def _measured(report: Report) -> list[list[str]]:
         ("Memory measured", memory.measured_bytes, lambda size: gib(size) + _bracket(sizes)),
         ("Memory measured as", memory.measured_as, plain),
         ("Whole process, resident in host memory at its peak", memory.process_bytes, gib),
+    )
+
+
+def _rehearsal(report: Report) -> list[list[str]]:
+    seen = report.rehearsal
+    sizes = (seen.predicted_bytes, seen.train_peak_bytes)
+    return _rows(
+        ("Largest training batch, tokens with padding", seen.tokens, count),
+        ("Its memory predicted", seen.predicted_bytes, gib),
+        ("Its memory measured", seen.train_peak_bytes, lambda size: gib(size) + _bracket(sizes)),
+        ("Largest evaluation batch, memory measured", seen.eval_peak_bytes, gib),
+        ("Seconds per micro step", seen.seconds_per_micro_step, "{:.3g}".format),
+        ("Checkpoint, bytes", seen.checkpoint_bytes, count),
     )
 
 

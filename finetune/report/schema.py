@@ -96,6 +96,17 @@ class Memory(Part):
     measured_as: str | None = None
 
 
+class Rehearsal(Part):
+    """What the largest batches and one checkpoint took before training; `tokens` with padding."""
+
+    train_peak_bytes: int | None = None
+    eval_peak_bytes: int | None = None
+    predicted_bytes: int | None = None
+    seconds_per_micro_step: float | None = None
+    checkpoint_bytes: int | None = None
+    tokens: int | None = None
+
+
 class Sample(Part):
     """One held-out question, the answer in the data, and the model's answers."""
 
@@ -119,6 +130,7 @@ class Report(Part):
     tokens_per_second: float | None = None
     eval_loss: EvalLoss = EvalLoss()
     memory: Memory = Memory()
+    rehearsal: Rehearsal = Rehearsal()
     samples: list[Sample] = []
     environment: dict[str, Any] = {}
     notes: list[str] = []

@@ -33,6 +33,8 @@ class Measured:
     peak_bytes: int = 0
     process_bytes: int = 0
     memory_meaning: str = ""
+    rehearsal: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -59,9 +61,10 @@ def write_report(spec: RunSpec, data: LoadedData, run: RunDir, measured: Measure
             "device": spec.device.kind,
             "measured_as": measured.memory_meaning,
         },
+        "rehearsal": measured.rehearsal,
         "samples": measured.samples,
         "environment": json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
-        "notes": data.notes,
+        "notes": [*data.notes, *measured.notes],
     }
     run.write_json("report.json", report)
     write_pages(run.path)

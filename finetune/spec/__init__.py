@@ -3,16 +3,19 @@
 `describe(config)` builds the model on the meta device (every tensor, no weights) and returns a `RunSpec`,
 which alone produces the configurations of bitsandbytes, PEFT and TRL. What is estimated is thus what is run.
 
-    device.py     the machine: what it computes natively, how much memory it has
-    source.py     where the model comes from: hub, directory or GGUF; its configuration and tokenizer
-    gguf.py       a GGUF file turned into a dense directory, once
-    skeleton.py   the quantised model with adapters on the meta device
-    run_spec.py   RunSpec, and its projections into the libraries' own configurations
+    device.py        the machine: what it computes natively, how much memory it has
+    source.py        where the model comes from: hub, directory or GGUF; its configuration and tokenizer
+    gguf.py          a GGUF file turned into a dense directory, once
+    architecture.py  what a model's configuration must say before anything is built from it
+    skeleton.py      the quantised model on the meta device
+    adapter.py       the adapter on it
+    run_spec.py      RunSpec, and its projections into the libraries' own configurations
 """
 
+from finetune.spec.adapter import attach_adapter
 from finetune.spec.device import Device, find_device
 from finetune.spec.run_spec import ParameterCounts, RunSpec, describe
-from finetune.spec.skeleton import TensorInfo, attach_adapter, build_skeleton, list_tensors
+from finetune.spec.skeleton import TensorInfo, build_skeleton, list_tensors
 from finetune.spec.source import ModelSource, load_tokenizer, locate_model
 
 __all__ = [

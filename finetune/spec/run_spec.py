@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig, PretrainedConfig, TrainingArguments
+from transformers import BitsAndBytesConfig, PretrainedConfig, TrainingArguments
 
 from finetune.config import RunConfig
-from finetune.errors import ConfigError
+from finetune.spec.adapter import attach_adapter
+from finetune.spec.architecture import check_architecture, choose_attention
 from finetune.spec.device import Device, find_device
-from finetune.spec.skeleton import TensorInfo, attach_adapter, build_skeleton, cast_unquantized, list_tensors
+from finetune.spec.skeleton import TensorInfo, build_skeleton, cast_unquantized, list_tensors
 from finetune.spec.source import ModelSource, locate_model
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of weights, adapter included, counted as PEFT counts them (a 4-bit byte is two)."""
+    """Numbers of weights, adapter included, counted as PEFT counts them (a 4-bit byte is two).
+
+    `quantized` are those of the linear layers but the output: bitsandbytes leaves the experts of a mixture, which
+    transformers keeps as one stacked tensor a layer, in 16 bits.
+    """
 
     total: int
     trainable: int
@@ -164,7 +169,7 @@ def describe(config: RunConfig, device: Device | None = None) -> RunSpec:
     device = device or find_device(config.hardware)
     source = locate_model(config.model)
     model_config = source.config()
-    _check_positions(config, model_config)
+    check_architecture(config, source, model_config)
     compute = _dtype(config.quantization.compute_dtype) or device.compute_dtype
     spec = RunSpec(
         config=config,
@@ -174,7 +179,7 @@ def describe(config: RunConfig, device: Device | None = None) -> RunSpec:
         compute_dtype=compute,
         dtype=_dtype(config.model.dtype) or compute,
         autocast=_autocast(config.training.autocast, compute),
-        attention=_attention(config.model.attention, model_config),
+        attention=choose_attention(config.model.attention, model_config),
     )
     tensors = tuple(list_tensors(spec.skeleton()))
     return RunSpec(**{**vars(spec), "tensors": tensors})
@@ -182,14 +187,6 @@ def describe(config: RunConfig, device: Device | None = None) -> RunSpec:
 
 def _dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else getattr(torch, name)
-
-
-def _attention(name: str, model_config: PretrainedConfig) -> str:
-    """The kernel; auto takes PyTorch's where the model's class has it (Gemma 2, with its capped scores, does not)."""
-    if name != "auto":
-        return name
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
-    return "sdpa" if getattr(model_class, "_supports_sdpa", True) else "eager"
 
 
 def _checkpointing(on: bool) -> dict[str, Any]:
@@ -203,12 +200,3 @@ def _autocast(name: str, compute: torch.dtype) -> torch.dtype | None:
     if name == "auto":
         return compute if compute.itemsize == 2 else None
     return None if name == "none" else getattr(torch, name)
-
-
-def _check_positions(config: RunConfig, model_config: PretrainedConfig) -> None:
-    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    if limit and config.data.max_length > limit:
-        raise ConfigError(
-            f"data.max_length: {config.data.max_length} tokens, but the model has positions for {limit}",
-            f"set data.max_length={limit} or less",
-        )

@@ -1,7 +1,7 @@
-"""The quantised model with its adapter on the meta device: every tensor, no weights.
+"""The quantised model on the meta device: every tensor, no weights.
 
-The modules are those that training runs: transformers' model class, bitsandbytes' Linear4bit put in by
-transformers' own replacement, PEFT's adapter layers. `build_model` later fills the same tree with numbers.
+The modules are those that training runs: transformers' model class, and bitsandbytes' Linear4bit put in by
+transformers' own replacement. `build_model` later fills the same tree with numbers.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
-from finetune.errors import ConfigError, ModelError
+from finetune.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,22 @@ def build_skeleton(
 
     Raises ModelError where transformers has no causal language model for the configuration.
     """
+    # The modules are the same with any kernel, but a class refuses one that this machine does not have.
+    stand_in = "eager" if attention == "flash_attention_2" else attention
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                model_config, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
+                model_config, dtype=dtype, attn_implementation=stand_in, trust_remote_code=trust_remote_code
             )
     except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # A KeyError is the bare name of an activation or a rotary type that transformers does not have.
+        reason = f"there is no {first}" if isinstance(error, KeyError) else first
         raise ModelError(
-            f"model_type {model_config.model_type!r} cannot be built: {first}",
-            "it must be a causal language model that transformers knows, with the attention kernel installed",
+            f"model_type {model_config.model_type!r} cannot be built: {reason}",
+            "correct what its config.json says there, or fetch the model's own again",
         ) from None
+    model.config._attn_implementation = attention
     if bnb is not None:
         _quantize(model, bnb)
     model.requires_grad_(False)
@@ -108,34 +112,6 @@ def quantize_weight(module: torch.nn.Module, weight: torch.Tensor) -> None:
         bnb_quantized=True, **options,
     )  # fmt: skip
     module.quant_state = state
-
-
-def attach_adapter(model: PreTrainedModel, lora: LoraConfig, *, adapter_dtype: torch.dtype) -> PeftModel:
-    """The model wrapped by PEFT, adapter weights on the base layers' device and in `adapter_dtype`.
-
-    Raises ConfigError where one of `target_modules` matches nothing, or the output layer.
-    """
-    _check_targets(model, lora.target_modules)
-    wrapped = get_peft_model(model, lora)
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(adapter_dtype)
-    return wrapped
-
-
-def _check_targets(model: PreTrainedModel, targets: str | set[str]) -> None:
-    """PEFT asks only that one name of several matches; a misspelt one would go untrained without a word."""
-    if isinstance(targets, str):
-        return
-    output = model.get_output_embeddings()
-    linear = [n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not output]
-    names = sorted({name.split(".")[-1] for name in linear})
-    unknown = [t for t in sorted(targets) if not any(name == t or name.endswith(f".{t}") for name in linear)]
-    if unknown:
-        raise ConfigError(
-            f"lora.target_modules: {', '.join(unknown)} match no linear layer inside {type(model).__name__}",
-            f"its linear layers are {', '.join(names)}",
-        )
 
 
 def cast_unquantized(model: PreTrainedModel) -> None:

@@ -6,9 +6,11 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from finetune.config import ModelConfig
 from finetune.errors import ModelError
@@ -16,6 +18,9 @@ from finetune.spec import gguf
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+"""Fields that every published config.json of a decoder states, under these names or the family's own."""
+OWN_AGAIN = "fetch the model's own config.json again"
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,30 @@ class ModelSource:
             return self._hub_config()
         if self.kind == "gguf" and not gguf.dense_directory(self.path).exists():
             return self._read(AutoConfig, str(self.path.parent), gguf_file=self.path.name)
+        if self.kind == "directory":
+            self._check_stated(self.stated())
         return self._read(AutoConfig, self.weights_dir())
+
+    def stated(self) -> dict[str, Any]:
+        """The fields of a local model's config.json as they stand there; raises ModelError where it cannot be read."""
+        try:
+            fields = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._unreadable(f"config.json: {error}", "config.json must be a JSON object in UTF-8") from None
+        if not isinstance(fields, dict):
+            raise self._unreadable(
+                f"config.json: a {type(fields).__name__}, not an object", "config.json must be a JSON object in UTF-8"
+            )
+        return fields
+
+    def _check_stated(self, fields: dict[str, Any]) -> None:
+        name = fields.get("model_type")
+        if name not in CONFIG_MAPPING and "auto_map" not in fields:
+            unknown = f"model_type {name!r} is unknown to transformers {transformers.__version__}"
+            raise self._unreadable(unknown if name else "config.json has no model_type", _hint(self.kind))
+        for size in SIZES:
+            if isinstance(fields.get(size), int) and fields[size] < 1:
+                raise self._unreadable(f"config.json has {size} = {fields[size]}", OWN_AGAIN)
 
     def weights_dir(self) -> str:
         """What `from_pretrained` loads: a directory (converted from GGUF where needed) or a hub id."""
@@ -53,15 +81,22 @@ class ModelSource:
     def _read(self, factory: type, where: str, **options: object) -> PretrainedConfig:
         try:
             return factory.from_pretrained(where, trust_remote_code=self.trust_remote_code, **options)
+        except StrictDataclassError as error:
+            # A field of a wrong type or sizes that do not fit together; the last line says which.
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise self._unreadable(reason, OWN_AGAIN) from None
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{self.name}: its configuration cannot be read ({first})", _hint(self.kind)) from None
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise self._unreadable(reason, _hint(self.kind)) from None
+
+    def _unreadable(self, reason: str, hint: str) -> ModelError:
+        return ModelError(f"{self.name}: its configuration cannot be read ({reason})", hint)
 
 
 def _hint(kind: str) -> str:
     if kind == "hub":
         return "check the id and the network; a gated model needs `hf auth login`; a local directory needs no network"
-    return "config.json must name a model_type that transformers knows"
+    return "config.json must name a model_type that transformers knows, such as llama; a newer transformers knows more"
 
 
 def locate_model(model: ModelConfig) -> ModelSource:

@@ -2,6 +2,8 @@
 
 trainer.py      the trainer: TRL's, with adapters left in their own dtype and tokens counted
 audit.py        what was built is what was described
+rehearsal.py    the largest batches and a checkpoint, before training begins
+unchanged.py    a trainer that is used and then as it was
 evaluation.py   held-out loss per token
 checkpoints.py  a manifest for every checkpoint; the newest good one
 memory.py       memory of the run on its device
@@ -16,6 +18,7 @@ from finetune.training.evaluation import evaluate_model
 from finetune.training.memory import MemoryMeter, peak_resident
 from finetune.training.metrics import LossGuard, MetricsWriter
 from finetune.training.progress import ProgressBar
+from finetune.training.rehearsal import Rehearsal, rehearse
 from finetune.training.reporters import prepare_reporters
 from finetune.training.trainer import Trainer, build_trainer
 
@@ -25,6 +28,7 @@ __all__ = [
     "MemoryMeter",
     "MetricsWriter",
     "ProgressBar",
+    "Rehearsal",
     "Trainer",
     "audit",
     "build_trainer",
@@ -32,4 +36,5 @@ __all__ = [
     "newest_good",
     "peak_resident",
     "prepare_reporters",
+    "rehearse",
 ]

@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from finetune.spec.loss import IGNORED
+
 if TYPE_CHECKING:
     from finetune.data import Encoded
     from finetune.spec import RunSpec
-
-IGNORED = -100
-"""Label of a token that is read but not trained: cross entropy's `ignore_index`."""
 
 Collate = Callable[[Sequence[dict]], dict[str, torch.Tensor]]
 
 
 def evaluate_model(spec: RunSpec, model: torch.nn.Module, rows: Sequence[Encoded], collate: Collate) -> float:
     """`held_out_loss` as a run computes it: in no larger batches than it trains on, so that it takes no more memory."""
-    max_tokens = spec.config.training.micro_batch_size * spec.config.data.max_length
-    return held_out_loss(model, rows, collate=collate, max_tokens=max_tokens, autocast=spec.autocast)
+    return held_out_loss(model, rows, collate=collate, max_tokens=_max_tokens(spec), autocast=spec.autocast)
+
+
+def largest_batch(spec: RunSpec, rows: Sequence[Encoded]) -> list[Encoded]:
+    """The rows of `evaluate_model`'s batch of most tokens, padding included; of equal ones that of longer rows."""
+    return max(_groups(rows, _max_tokens(spec)), key=lambda group: (len(group) * _length(group[0]), _length(group[0])))
+
+
+def _max_tokens(spec: RunSpec) -> int:
+    return spec.config.training.micro_batch_size * spec.config.data.max_length
 
 
 @torch.no_grad()
@@ -45,7 +52,8 @@ def held_out_loss(
     context = torch.autocast(device.type, autocast) if autocast else nullcontext()
     total = torch.zeros((), dtype=torch.float64, device=device)
     count = 0
-    for batch in _batches(rows, collate, max_tokens):
+    for group in _groups(rows, max_tokens):
+        batch = collate([asdict(row) for row in group])
         inputs = {key: batch[key].to(device) for key in ("input_ids", "labels", "attention_mask")}
         with context:
             output = model(**inputs, fused_lm_head=True, use_cache=False)
@@ -55,14 +63,18 @@ def held_out_loss(
     return float(total) / max(count, 1)
 
 
-def _batches(rows: Sequence[Encoded], collate: Collate, max_tokens: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Rows of like length share a batch, so that little is padding."""
-    longest_first = sorted(rows, key=lambda row: -len(row.input_ids))
+def _groups(rows: Sequence[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:
+    """Rows of like length share a batch, so that little is padding; the longest of a batch comes first."""
+    longest_first = sorted(rows, key=_length, reverse=True)
     start = 0
     while start < len(rows):
-        size = max(1, max_tokens // len(longest_first[start].input_ids))
-        yield collate([asdict(row) for row in longest_first[start : start + size]])
+        size = max(1, max_tokens // _length(longest_first[start]))
+        yield longest_first[start : start + size]
         start += size
+
+
+def _length(row: Encoded) -> int:
+    return len(row.input_ids)
 
 
 def _ensure_fused_head(model: torch.nn.Module) -> None:

@@ -25,11 +25,15 @@ class MemoryMeter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets the peak so far: from here on it is that of what comes."""
         self._tensors = LiveTensors()
         self._optimizer: torch.optim.Optimizer | None = None
         self._batches, self._largest = 0, 0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     @property
     def meaning(self) -> str:

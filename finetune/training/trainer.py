@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
 from finetune.spec import RunSpec
-from finetune.training.evaluation import IGNORED, evaluate_model
+from finetune.spec.loss import IGNORED, next_token_loss
+from finetune.training.evaluation import evaluate_model
 from finetune.training.memory import MemoryMeter
 
 if TYPE_CHECKING:
@@ -85,12 +85,8 @@ class Trainer(SFTTrainer):
         """Negative log-likelihood per trained token of the whole effective batch."""
         if self.spec.config.training.loss_kernel == "fused_linear":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"][:, 1:]
         outputs = model(**{key: value for key, value in inputs.items() if key != "labels"}, use_cache=False)
-        logits = outputs.logits[:, :-1].float()
-        loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        count = (labels != IGNORED).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        loss = loss / count.to(loss.device).clamp(min=1)
+        loss = next_token_loss(outputs.logits, inputs["labels"], num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(

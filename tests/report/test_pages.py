@@ -58,6 +58,14 @@ REPORT = {
         "device": "cpu",
         "measured_as": "peak resident memory",
     },
+    "rehearsal": {
+        "train_peak_bytes": 1700000000,
+        "eval_peak_bytes": 1300000000,
+        "predicted_bytes": 1500000001,
+        "seconds_per_micro_step": 1.23456,
+        "checkpoint_bytes": 22118400,
+        "tokens": 4096,
+    },
     "samples": [{"prompt": "What is a list?", "reference": "A sequence.", "before": HOSTILE, "after": "A row."}],
     "environment": {
         "python": "3.11.7",
@@ -75,6 +83,7 @@ models/tiny|2.60 → 2.00|−23.1 %|13.46 → 7.39|5 min 0 s|60,000|30,007|640|2
 2.6000 → 2.0000|2.5000 → 1.9000|−24.0 %|peak resident memory|22 November 2026, 10:00 UTC|CPU, 2 cores
 136,358,208|1,843,200 (1.35 %)|106,168,320 (77.86 %)|nf4, double quantised|float32|bfloat16|sdpa|16|32
 q_proj, k_proj|0.001|train.jsonl|eval.jsonl|messages|4,000|400,001|509|207|20,003|3.11.7|2.13.0|0.1.0
+1.58 GiB (+13.3 %)|1.21 GiB|4,096|1.23|22,118,400|Largest training batch, tokens with padding
 16.00 GiB|What is a list?|A sequence.|A row.|3 of 4,000 rows were cut at 512 tokens
 """.strip()
     .replace("\n", "|")

@@ -27,29 +27,6 @@ def config(path: Path | str, /, **sections: dict) -> RunConfig:
     return RunConfig.model_validate(tree)
 
 
-@pytest.mark.parametrize(
-    ("name", "attention_only", "all_linear"),
-    [
-        ("Llama-2-7B", 16_777_216, 39_976_960),
-        ("Llama-3.1-8B", 13_631_488, 41_943_040),
-        ("Qwen2.5-7B-Instruct", 10_092_544, 40_370_176),
-    ],
-)
-def test_published_counts(shared: Path, name: str, attention_only: int, all_linear: int) -> None:
-    model = shared / "truth" / "models" / name
-    pretend = {"weights": "random"}
-    assert describe(config(model, model=pretend), CARD).parameters.trainable == attention_only
-    everything = config(model, model=pretend, lora={"target_modules": "all-linear"})
-    assert describe(everything, CARD).parameters.trainable == all_linear
-
-
-def test_counts_equal_peft_s(tiny_model: Path) -> None:
-    for lora in ({}, {"target_modules": "all-linear"}, {"use_dora": True}, {"use_rslora": True}, {"r": 3}):
-        spec = describe(config(tiny_model, lora=lora), CPU)
-        trainable, total = spec.skeleton().get_nb_trainable_parameters()
-        assert (spec.parameters.trainable, spec.parameters.total) == (trainable, total)
-
-
 def test_four_bits_and_double_quantisation_take_the_bytes_they_should(tiny_model: Path) -> None:
     def stored(**quantization) -> int:
         spec = describe(config(tiny_model, quantization=quantization), CPU)
@@ -132,12 +109,6 @@ def test_auto_attention_takes_what_the_model_has(tiny_model: Path, tmp_path: Pat
     assert describe(config(tmp_path, model={"weights": "random"}), CPU).attention == (
         "sdpa" if Gemma2ForCausalLM._supports_sdpa else "eager"
     )
-
-
-def test_a_model_type_that_transformers_does_not_know(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "nosuch"}', encoding="utf-8")
-    with pytest.raises(ModelError, match="its configuration cannot be read"):
-        describe(config(tmp_path, model={"weights": "random"}), CPU)
 
 
 def test_a_hub_model_whose_configuration_ships_needs_no_network() -> None:

@@ -1,0 +1,45 @@
+"""Floating-point operations of the products in a step; a multiplication and an addition are two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def flops_of(operation: str, args: tuple) -> int:
+    """Operations of a matrix product, 0 for anything else."""
+    rule = _RULES.get(operation)
+    return rule(args) if rule else 0
+
+
+def attention_flops(q: torch.Tensor, k: torch.Tensor, *, causal: bool) -> int:
+    """Forward pass of attention: scores and their product with the values, 2 x 2 b h s s d; half where causal.
+
+    q (b, h, s, d), k (b, h or fewer, s, d). The backward pass makes five products of the two (Dao 2023,
+    arXiv:2307.08691).
+    """
+    batch, heads, tokens, size = q.shape
+    return 4 * batch * heads * tokens * k.shape[2] * size // (2 if causal else 1)
+
+
+def _mm(args: tuple) -> int:
+    return 2 * args[0].numel() * args[1].shape[-1]
+
+
+def _addmm(args: tuple) -> int:
+    return _mm(args[1:])
+
+
+def _gemm_4bit(args: tuple) -> int:
+    return 2 * args[0].numel() * args[2][0]
+
+
+_RULES: dict[str, Callable[[tuple], int]] = {
+    "aten.mm.default": _mm,
+    "aten.mm.out": _mm,
+    "aten.bmm.default": _mm,
+    "aten.addmm.default": _addmm,
+    "aten.baddbmm.default": _addmm,
+    "bitsandbytes.gemm_4bit.default": _gemm_4bit,
+}

@@ -1,0 +1,204 @@
+"""The step that a trace runs: the model as the trainer prepares it, forward, loss, backward, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from finetune.preflight.autocast import emulated_autocast
+from finetune.preflight.kernels import Kernels
+from finetune.preflight.offload import Offload
+from finetune.preflight.optimisers import make_optimiser
+from finetune.preflight.tape import BATCH, CHECKPOINTS, GRADIENTS, HEAD, LAYER, OPTIMISER, WORKSPACE, Recorder
+from finetune.spec import RunSpec
+from finetune.spec.loss import fused_loss, next_token_loss
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+FORWARD, LAYER_FORWARD = "forward", "layer forward"
+LOSS_BACKWARD, LAYER_BACKWARD, OPTIMISER_STEP = "loss backward", "layer backward", "optimiser step"
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a training loop does with its tensors. The defaults are ours; others are for runs of other people's loops.
+
+    `moved`: the model was made in host memory and moved to the card whole.
+    `keeps_output`: the model's output stays in a variable through the backward pass, and its logits with it.
+    `model_loss`: the model computes its loss itself, in its forward pass, by this function of logits and labels.
+    `clips`: gradients are clipped. `steps`: as many are run; the second finds the optimiser's state in place.
+    """
+
+    moved: bool = False
+    keeps_output: bool = False
+    model_loss: Callable[..., torch.Tensor] | None = None
+    clips: bool = True
+    steps: int = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro batch: `rows` of `tokens`, some `padded`, or `packed` of several shorter ones."""
+
+    rows: int
+    tokens: int
+    padded: bool = False
+    packed: bool = False
+
+    def tensors(self, device: str) -> dict[str, torch.Tensor]:
+        """What the collator would make of it (rows, tokens)."""
+        shape = (self.rows, self.tokens)
+        ids = torch.ones(shape, dtype=torch.long, device=device)
+        batch = {"input_ids": ids, "labels": ids.clone()}
+        key = "position_ids" if self.packed else "attention_mask"
+        return batch | {key: ids.clone()}
+
+
+class Step:
+    """Runs micro batches and updates of a described run under a recorder."""
+
+    def __init__(self, spec: RunSpec, model: PeftModel, recorder: Recorder, loop: Loop) -> None:
+        self.spec, self.model, self.recorder, self.loop = spec, model, recorder, loop
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._backward = False
+        self._fused = spec.config.training.loss_kernel == "fused_linear"
+        self._device = self.trained[0].device.type
+        _prepare(spec, model, self._recomputing)
+        if loop.model_loss:
+            model.get_base_model().loss_function = loop.model_loss
+        self._watch_layers()
+
+    def run(self, batch: Batch) -> None:
+        """`loop.steps` micro steps and updates. Where a run accumulates, the gradients of one micro step stay for the
+        next, so that the second has them and the optimiser's state beside it, as every later one will."""
+        accumulates = self.spec.config.training.gradient_accumulation_steps > 1
+        optimiser = None
+        with self.kernels(), self.recorder:
+            for step in range(self.loop.steps):
+                self.recorder.tape.last_update = len(self.recorder.tape.events)
+                self._micro_step(batch)
+                optimiser = self._update(optimiser)
+                if not accumulates or step == self.loop.steps - 1:
+                    for parameter in self.trained:
+                        parameter.grad = None
+
+    def _update(self, optimiser: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
+        with self.recorder.during(OPTIMISER_STEP, OPTIMISER):
+            if self.loop.clips:
+                torch.nn.utils.clip_grad_norm_(self.trained, self.spec.config.training.max_grad_norm)
+            optimiser = optimiser or make_optimiser(self.spec, self.trained, self.recorder)
+            optimiser.step()
+        return optimiser
+
+    def _micro_step(self, batch: Batch) -> None:
+        recorder = self.recorder
+        recorder.tape.micro_steps += 1
+        with recorder.during("batch", BATCH):
+            tensors = batch.tensors(self._device)
+        with self._offloading():
+            with recorder.during(FORWARD, LAYER):
+                loss, kept = self._forward(tensors)
+            self._backward = True
+            with recorder.during(LOSS_BACKWARD, HEAD):
+                self._workspace("backward")
+                loss.backward()
+            self._backward = False
+        del kept
+        recorder.hold((parameter.grad for parameter in self.trained), GRADIENTS)
+
+    def _forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Any]:
+        labels = batch.pop("labels")
+        self._workspace("forward")
+        with self._autocast():
+            if self.loop.model_loss:
+                return self.model(**batch, labels=labels, use_cache=False).loss, None
+            if self._fused:
+                output = self.model(**batch, labels=labels, fused_lm_head=True, use_cache=False)
+            else:
+                output = self.model(**batch, use_cache=False)
+        self.recorder.enter(FORWARD, HEAD)
+        if self.spec.autocast:
+            output = _float_outputs(output)  # accelerate does, under mixed precision
+        # The count comes from the trainer, as a number that is there already.
+        loss = fused_loss(output, 1) if self._fused else next_token_loss(output.logits, labels, 1)
+        return loss, output if self.loop.keeps_output else None
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._device == "meta":
+            return emulated_autocast(self.spec.autocast)
+        return torch.autocast(self._device, self.spec.autocast) if self.spec.autocast else nullcontext()
+
+    def kernels(self) -> AbstractContextManager[Any]:
+        """Stand-ins for the kernels of the run's device, none where the step runs on real tensors."""
+        device = self.spec.device
+        return Kernels(device.kind, device.capability, self.recorder.tape) if self._device == "meta" else nullcontext()
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """A recomputed layer computes as in its forward pass. Torch leaves function modes when `backward` begins."""
+        with self.kernels(), self._autocast():
+            yield
+
+    def _offloading(self) -> AbstractContextManager[Any]:
+        if self.spec.config.training.activation_offloading:
+            return Offload(self.model)
+        return nullcontext()
+
+    def _workspace(self, thread: str) -> None:
+        """The first matrix product of a thread gives it a cuBLAS handle and a workspace: autograd has its own."""
+        if self.recorder.workspace_bytes and thread not in self.recorder.workspaces:
+            self.recorder.workspaces.add(thread)
+            self.recorder.lasting(self.recorder.workspace_bytes, WORKSPACE, f"cuBLAS in {thread}")
+
+    def _watch_layers(self) -> None:
+        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.register_forward_pre_hook(self._enter_layer)
+            layer.register_forward_hook(self._leave_layer)
+
+    def _enter_layer(self, layer: torch.nn.Module, args: tuple) -> None:
+        if self._backward:
+            return
+        self._checkpoint(args[0])
+        self.recorder.enter(LAYER_FORWARD, LAYER)
+
+    def _leave_layer(self, layer: torch.nn.Module, args: tuple, output: Any) -> None:
+        if self._backward:
+            return
+        hidden = output[0] if isinstance(output, tuple) else output
+        self._checkpoint(hidden)
+        if hidden.requires_grad:
+            hidden.register_hook(lambda gradient: self.recorder.enter(LAYER_BACKWARD, LAYER))
+        self.recorder.enter(FORWARD, HEAD)
+
+    def _checkpoint(self, hidden: torch.Tensor) -> None:
+        if self.spec.config.training.gradient_checkpointing:
+            self.recorder.hold([hidden], CHECKPOINTS)
+
+
+def _prepare(spec: RunSpec, model: PeftModel, recomputing: Any) -> None:
+    """What the trainer does to a model before it trains."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    model.train()
+    base = model.get_base_model()
+    base.config.use_cache = False
+    if spec.config.training.gradient_checkpointing:
+        options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), recomputing())}
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable(options)
+        model.enable_input_require_grads()
+    if "forward" not in vars(base):
+        add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
+
+
+def _float_outputs(output: Any) -> Any:
+    from accelerate.utils.operations import convert_to_fp32
+
+    return convert_to_fp32(output)

@@ -1,0 +1,200 @@
+"""The rehearsal: the worst that a run will ask of its device, before the run begins."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow.compute
+import torch
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+from transformers.trainer_callback import DefaultFlowCallback
+from transformers.trainer_utils import SaveStrategy
+
+from finetune.errors import DoesNotFit, RunDirError
+from finetune.spec import RunSpec
+from finetune.training.checkpoints import ManifestWriter, newest_good
+from finetune.training.evaluation import evaluate_model, largest_batch
+from finetune.training.unchanged import unchanged
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from finetune.training.trainer import Trainer
+
+TOLERANCE = 0.05
+"""Share by which the measured peak may differ from the predicted one before it is said aloud."""
+
+UPDATES = 2
+"""The first makes the optimiser's state, the second is measured beside it."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was found, in bytes and seconds; None where nothing was rehearsed, or nothing is held out.
+
+    `tokens` is the size of the training batch with its padding; `notes` are for people.
+    """
+
+    train_peak_bytes: int | None = None
+    eval_peak_bytes: int | None = None
+    predicted_bytes: int | None = None
+    seconds_per_micro_step: float | None = None
+    checkpoint_bytes: int | None = None
+    tokens: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, for report.json."""
+        return {key: value for key, value in asdict(self).items() if key != "notes"}
+
+
+class Shape(NamedTuple):
+    """A batch in words: what it is for, its rows, and the tokens of its longest row."""
+
+    purpose: str
+    rows: int
+    longest: int
+
+    def __str__(self) -> str:
+        return f"the largest {self.purpose} batch ({self.rows} x {self.longest:,} tokens)"
+
+
+def rehearse(spec: RunSpec, trainer: Trainer, folder: Path, *, predicted: int) -> Rehearsal:
+    """Runs the largest training batch, the largest evaluation batch and the saving of a checkpoint (below `folder`),
+    and puts the trainer back as it was. Does nothing where `training.rehearsal` is off.
+
+    `predicted` is the peak that preflight expects, in bytes. Raises DoesNotFit where memory or disk runs out,
+    RunDirError where a checkpoint does not read back, AuditError where something is not as it was.
+    """
+    if not spec.config.training.rehearsal:
+        return Rehearsal()
+    shortest, largest = _extremes(trainer.train_dataset, spec.config.training.micro_batch_size)
+    held_out = largest_batch(spec, trainer.eval_dataset) if trainer.eval_dataset else []
+    peaks, clock = {}, StepClock()
+    with TemporaryDirectory(prefix="rehearsal-", dir=folder) as checkpoints, unchanged(trainer):
+        shape = Shape("training", len(largest), max(len(row["input_ids"]) for row in largest))
+        with _measured(trainer, spec, shape, peaks):
+            _train(trainer, shortest, largest, checkpoints, clock)
+        checkpoint_bytes = _size_of_newest(Path(checkpoints))
+        if held_out:
+            _evaluate(trainer, spec, held_out, peaks)
+    trainer.memory.begin()
+    return Rehearsal(
+        train_peak_bytes=peaks[shape],
+        eval_peak_bytes=next((peak for batch, peak in peaks.items() if batch.purpose == "evaluation"), None),
+        predicted_bytes=predicted,
+        seconds_per_micro_step=clock.seconds,
+        checkpoint_bytes=checkpoint_bytes,
+        tokens=shape.rows * shape.longest,
+        notes=_difference(spec, predicted, peaks),
+    )
+
+
+def _extremes(dataset: Dataset, size: int) -> tuple[list[dict], list[dict]]:
+    """The shortest row (or pack), and the `size` longest: no micro batch can be larger."""
+    lengths = pyarrow.compute.list_value_length(dataset.with_format("arrow")[:]["input_ids"]).to_pylist()
+    longest = heapq.nlargest(size, range(len(lengths)), key=lengths.__getitem__)
+    return [dataset[lengths.index(min(lengths))]], [dataset[index] for index in longest]
+
+
+def _train(trainer: Trainer, shortest: list[dict], largest: list[dict], checkpoints: str, clock: StepClock) -> None:
+    """The trainer's own `train` on two updates, a small one and one of the largest batch, which comes twice where
+    the run accumulates gradients: the second time they are there already. At the end it saves a checkpoint."""
+    args = trainer.args
+    args.output_dir, args.save_strategy, args.eval_strategy = checkpoints, SaveStrategy.STEPS, "no"
+    args.max_steps = args.save_steps = UPDATES
+    args.gradient_accumulation_steps = passes = min(args.gradient_accumulation_steps, 2)
+    batches = [trainer.data_collator(rows) for rows in [shortest] * passes + [largest] * passes]
+    trainer.get_train_dataloader = lambda: batches
+    trainer.callback_handler.callbacks = [DefaultFlowCallback(), clock, ManifestWriter()]  # no bar and no reporters
+    trainer.train()
+
+
+def _evaluate(trainer: Trainer, spec: RunSpec, rows: Sequence[Any], peaks: dict[Shape, int]) -> None:
+    """One evaluation batch, beside the optimiser's state as in the middle of a run."""
+    shape = Shape("evaluation", len(rows), len(rows[0].input_ids))
+    follow = trainer.memory.follow
+    with _measured(trainer, spec, shape, peaks), follow(trainer.model, trainer.optimizer, shape.rows * shape.longest):
+        evaluate_model(spec, trainer.model, rows, trainer.data_collator)
+
+
+@contextmanager
+def _measured(trainer: Trainer, spec: RunSpec, shape: Shape, peaks: dict[Shape, int]) -> Iterator[None]:
+    """Enters the peak of the body into `peaks`, and says what did not fit where memory or disk runs out."""
+    trainer.memory.begin()
+    try:
+        yield
+    except (RuntimeError, OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in reason:
+            raise DoesNotFit(f"out of memory in the rehearsal, at {shape}: {reason}", _smaller(spec)) from None
+        if isinstance(error, RuntimeError) and "inline_container" not in reason:  # that of torch.save
+            raise
+        raise DoesNotFit(
+            f"a checkpoint could not be written in the rehearsal: {reason}", "free space, or name another output_dir"
+        ) from None
+    peaks[shape] = trainer.memory.peak()
+
+
+def _size_of_newest(checkpoints: Path) -> int:
+    """Bytes of the checkpoint that was saved. Raises RunDirError where it does not read as it was written."""
+    checkpoint = newest_good(checkpoints)
+    if checkpoint is None:
+        raise RunDirError(
+            f"{checkpoints.parent}: a checkpoint does not read back as it was written",
+            "check the disk, or name an output_dir on another one",
+        )
+    return sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+
+
+def _smaller(spec: RunSpec) -> str:
+    training, data = spec.config.training, spec.config.data
+    if training.micro_batch_size == 1:
+        return f"lower data.max_length={data.max_length}; `finetune preflight CONFIG --gpu 24GiB` says what fits"
+    return (
+        f"halve training.micro_batch_size={training.micro_batch_size} and double training.gradient_accumulation_steps="
+        f"{training.gradient_accumulation_steps}: the effective batch stays as it is"
+    )
+
+
+def _difference(spec: RunSpec, predicted: int, peaks: dict[Shape, int]) -> list[str]:
+    """What differs, where the highest peak is not the one that was predicted."""
+    shape, measured = max(peaks.items(), key=lambda item: item[1])
+    if abs(measured - predicted) <= TOLERANCE * predicted:
+        return []
+    max_length = spec.config.data.max_length
+    note = (
+        f"rehearsal: {shape} took {measured / 2**30:.3f} GiB at its peak where {predicted / 2**30:.3f} GiB were "
+        f"predicted ({measured / predicted - 1:+.1%})"
+    )
+    if shape.longest < max_length:
+        note += f"; every row is priced at data.max_length={max_length}, the longest here has {shape.longest:,} tokens"
+    return [note]
+
+
+class StepClock(TrainerCallback):
+    """Seconds of one forward and backward pass in the last update; on the CPU with its tensors being followed."""
+
+    seconds = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        """Starts the clock."""
+        self._began = _now()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+        """Stops it, once the device is done."""
+        self.seconds = (_now() - self._began) / args.gradient_accumulation_steps
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
