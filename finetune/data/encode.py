@@ -13,9 +13,7 @@ from finetune.data.template import ChatTemplate
 from finetune.data.tool_text import tools_as_text, uses_tools
 from finetune.data.turns import Message, Span
 from finetune.errors import DataError
-
 from finetune.spec.loss import IGNORED
-"""Label of a token that is read but not trained: cross entropy's `ignore_index`."""
 
 
 @dataclass(frozen=True)
