@@ -94,17 +94,31 @@ def preflight(
     gpu: Annotated[
         str | None, typer.Option(help="A card (RTX 4090, T4) or a size (24GiB); this machine's where absent.")
     ] = None,
+    most: Annotated[
+        str | None, typer.Option("--max", help="Print the largest seq_len or micro_batch_size that fits, and leave.")
+    ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Read the data, and price the lengths that its rows have.")
+    ] = False,
+    examples: Annotated[int | None, typer.Option(min=1, help="Number of training rows, for the time in all.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Add the sum that a person can check by hand.")] = False,
     as_json: Json = False,
 ) -> None:
     """Will it fit? Without a GPU and without weights."""
     from finetune.config import load_config
 
     loaded = load_config(config, overrides or [])
-    from finetune.preflight import find_card, preflight, show
-    from finetune.spec import describe
+    from finetune import pipeline
+    from finetune.preflight import closed_form, show
 
-    verdict = preflight(describe(loaded, find_card(gpu) if gpu else None))
+    if most is not None:
+        found = pipeline.solve_for(loaded, gpu, most)
+        _print_json(found) if as_json else print(found[most])
+        return
+    verdict = pipeline.look_ahead(loaded, gpu, with_data=data, examples=examples)
     _print_json(verdict.to_json()) if as_json else show(verdict, Console())
+    if explain and not as_json:
+        print(closed_form.explain(verdict.spec, traced=verdict.prediction.allocated))
     if not verdict.fits:
         raise typer.Exit(3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from finetune.config import RunConfig
 from finetune.data import LoadedData, load_data
 from finetune.errors import ConfigError, DoesNotFit, RunDirError, Stopped
 from finetune.model import answer, build_model, load_trained
-from finetune.preflight import preflight
+from finetune.preflight import Batch, Verdict, find_card, predict, preflight, solve
 from finetune.report import Measured, RunDir, write_report
 from finetune.spec import RunSpec, describe, load_tokenizer
 from finetune.training import (
@@ -44,11 +45,12 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
     `resume` goes on from the newest good checkpoint; `dry_run` stops before the first step, after the rehearsal, and
     leaves nothing behind.
     """
+    _set_allocator(config)
     spec = describe(config)
     with _resumed(spec) if resume else RunDir.create(spec) as run:
         verdict = preflight(spec).require_fit()
         prepare_reporters(config.training.report_to, run.path)
-        run.write_json("preflight.json", verdict.to_json())
+        run.write_json("preflight.json", verdict.to_json(timeline=True))
         data = load_data(spec)
         _say(console, data.notes)
         model = build_model(spec)
@@ -56,7 +58,8 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         metrics = MetricsWriter(run.metrics, trainer)
         trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory), LossGuard(), ManifestWriter())
         audit(spec, trainer)
-        rehearsal = rehearse(spec, trainer, run.path, predicted=verdict.prediction.allocated)
+        expected = predict(spec, _largest_batch(spec, data)).allocated
+        rehearsal = rehearse(spec, trainer, run.path, predicted=expected)
         _say(console, rehearsal.notes)
         if dry_run:
             return {"dry_run": True, **verdict.to_json(), "rehearsal": rehearsal.to_json()}
@@ -67,13 +70,30 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
             _save_adapter(model, data, run)
             after = _look(spec, data, trainer)
         measured = Measured(
-            predicted_bytes=verdict.prediction.allocated,
+            predicted_bytes=expected,
             memory_meaning=trainer.memory.meaning,
             rehearsal=rehearsal.to_json(),
             notes=rehearsal.notes,
         )
         _collect(measured, trainer, metrics, before, after)
         return write_report(spec, data, run, measured)
+
+
+def look_ahead(
+    config: RunConfig, gpu: str | None = None, *, with_data: bool = False, examples: int | None = None
+) -> Verdict:
+    """What a run would take, on this machine or on a card by its name or size. `with_data` reads the data for the
+    lengths of its rows; without, every row is priced at `max_length`. `examples` rows, where given, tell the time."""
+    spec = describe(config, find_card(gpu) if gpu else None)
+    if not with_data:
+        return preflight(spec, examples=examples)
+    data = load_data(spec)
+    return preflight(spec, batch=_largest_batch(spec, data), examples=len(data.train_dataset))
+
+
+def solve_for(config: RunConfig, gpu: str | None, what: str) -> dict[str, int]:
+    """The largest `seq_len` or `micro_batch_size` with which a run fits, under that name."""
+    return {what: solve(describe(config, find_card(gpu) if gpu else None), what)}
 
 
 def evaluate(path: Path, data_eval: str | None = None) -> dict[str, Any]:
@@ -113,6 +133,20 @@ def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]
 def _say(console: Console, notes: list[str]) -> None:
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _set_allocator(config: RunConfig) -> None:
+    """Torch reads this when it first touches a card, and never again; what the user has set stands."""
+    if config.hardware.expandable_segments:
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+def _largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
+    """The micro batch of the longest rows (or fullest packs): no other takes more."""
+    rows = spec.config.training.micro_batch_size
+    longest = sorted((len(ids) for ids in data.train_dataset["input_ids"]), reverse=True)[:rows]
+    packed = spec.config.data.packing
+    return Batch(len(longest), longest[0], padded=not packed and longest[-1] < longest[0], packed=packed)
 
 
 def _resumed(spec: RunSpec) -> RunDir:

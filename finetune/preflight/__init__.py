@@ -1,14 +1,27 @@
-"""Before weights load: how much memory the run takes, and whether the machine has it.
+"""Before weights load: how much memory, disk and time the run takes, and whether the machine has it.
 
-closed_form.py   the peak of a training step, by a sum that a person can check
-hardware.py      cards by name, and what else takes memory on them
-verdict.py       prediction against device: fits or not, and what would make it fit
+The line, from a description to a verdict:
+
+trace.py         two steps of the described run on the meta device, every byte followed
+  step.py        the step: model prepared as the trainer does, forward, loss, backward, optimiser
+  loading.py     the order in which tensors come, and what passes on the way
+  tape.py        births and deaths of storages, by cause
+  kernels.py     what kernels take that no dispatch shows, and attention as the device will run it
+  autocast.py, offload.py, optimisers.py, shapes.py, flops.py
+allocator.py     torch's caching allocator, simulated
+prediction.py    a tape through the allocator: allocated, reserved, process, what is alive at the peak
+depth.py         the same from two shallow traces, for whoever needs many
+verdict.py       prediction against device: fits or not
+  advice.py, largest.py, changes.py   what would make it fit, and the most that does
+hardware.py, disk.py, duration.py     cards, disk and time
+closed_form.py   the peak by a sum that a person can check
 show.py          a verdict for people
 """
 
-from finetune.preflight.closed_form import Prediction, predict
 from finetune.preflight.hardware import find_card
+from finetune.preflight.prediction import Prediction, predict
 from finetune.preflight.show import show
-from finetune.preflight.verdict import Verdict, preflight
+from finetune.preflight.step import Batch
+from finetune.preflight.verdict import Verdict, preflight, solve
 
-__all__ = ["Prediction", "Verdict", "find_card", "predict", "preflight", "show"]
+__all__ = ["Batch", "Prediction", "Verdict", "find_card", "predict", "preflight", "show", "solve"]

@@ -15,26 +15,35 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 LOWER = {
-    torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.addbmm, torch.mv, torch.einsum,
-    torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, torch.Tensor.mm, torch.Tensor.bmm,
-    functional.linear, torch._C._nn.linear, functional.scaled_dot_product_attention, functional.conv1d,
+    torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.addbmm, torch.einsum, torch.Tensor.matmul,
+    torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, torch.Tensor.mm, torch.Tensor.bmm, functional.linear,
+    functional.scaled_dot_product_attention, functional.conv1d,
 }  # fmt: skip
-"""Functions that compute in the 16-bit type (AT_FORALL_LOWER_PRECISION_FP)."""
-FLOAT = {
+"""Functions that compute in the 16-bit type (AT_FORALL_LOWER_PRECISION_FP), or whose parts do."""
+FLOAT = {functional.cross_entropy, functional.nll_loss, functional.mse_loss}
+"""Functions that compute in float32 on every device."""
+FLOAT_ON_CUDA = {
     torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.rsqrt, torch.Tensor.rsqrt, torch.exp, torch.Tensor.exp,
-    torch.log, torch.Tensor.log, torch.softmax, torch.Tensor.softmax, functional.softmax, functional.log_softmax,
-    torch.log_softmax, torch.cumsum, torch.Tensor.cumsum, torch.sum, torch.Tensor.sum, torch.prod, torch.Tensor.prod,
-    functional.layer_norm, functional.cross_entropy, functional.nll_loss, functional.softplus, torch.norm,
+    torch.log, torch.Tensor.log, torch.logsumexp, torch.Tensor.logsumexp, functional.layer_norm, functional.rms_norm,
+    functional.softplus,
 }  # fmt: skip
-"""Functions that compute in float32 (AT_FORALL_FP32 and its kin), where no type is asked for."""
+"""Those that do on a card (AT_FORALL_FP32)."""
+SUMS_ON_CUDA = {
+    torch.softmax, torch.Tensor.softmax, functional.softmax, torch.log_softmax, torch.Tensor.log_softmax,
+    functional.log_softmax, torch.cumsum, torch.Tensor.cumsum, torch.sum, torch.Tensor.sum, torch.norm,
+    torch.Tensor.norm, torch.linalg.vector_norm, torch.linalg.norm,
+}  # fmt: skip
+"""Those that read any type and are asked for float32 (AT_FORALL_FP32_SET_OPT_DTYPE), where no type was asked for."""
 
 
 class EmulatedAutocast(TorchFunctionMode):
-    """Casts the arguments of listed functions while it is entered."""
+    """Casts the arguments of listed functions, as autocast to `dtype` on `target` (cuda or cpu), while it is entered."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, target: str) -> None:
         super().__init__()
         self._dtype = dtype
+        self._float = FLOAT | FLOAT_ON_CUDA if target == "cuda" else FLOAT
+        self._sums = SUMS_ON_CUDA if target == "cuda" else set()
         self.enabled = True
         self._casts: dict[int, torch.Tensor] = {}
 
@@ -45,9 +54,11 @@ class EmulatedAutocast(TorchFunctionMode):
         if func in LOWER and kwargs.get("out") is None:
             args = [self._lower(value) for value in args]
             kwargs = {name: self._lower(value) for name, value in kwargs.items()}
-        elif func in FLOAT and kwargs.get("dtype") is None:
+        elif func in self._float:
             args = [_float(value) for value in args]
             kwargs = {name: _float(value) for name, value in kwargs.items()}
+        elif func in self._sums and any(_is_half(value) for value in (*args, *kwargs.values())):
+            kwargs = {**kwargs, "dtype": kwargs.get("dtype") or torch.float32}
         return func(*args, **kwargs)
 
     def _lower(self, value: Any) -> Any:
@@ -60,16 +71,19 @@ class EmulatedAutocast(TorchFunctionMode):
         return self._casts[id(value)]
 
 
+def _is_half(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+
+
 def _float(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16):
-        return value.float()
-    return value
+    return value.float() if _is_half(value) else value
 
 
 @contextmanager
-def emulated_autocast(dtype: torch.dtype | None) -> Iterator[None]:
-    """Autocast to `dtype` for meta tensors, none where that is None. Code that asks, or turns it off, is served."""
-    mode = EmulatedAutocast(dtype) if dtype else None
+def emulated_autocast(dtype: torch.dtype | None, target: str) -> Iterator[None]:
+    """Autocast to `dtype` for meta tensors that stand for those of `target` (cuda or cpu), none where `dtype` is None.
+    Code that asks for it, or turns it off, is served."""
+    mode = EmulatedAutocast(dtype, target) if dtype else None
     real = torch.autocast
 
     def autocast(device_type: str, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
@@ -80,8 +94,11 @@ def emulated_autocast(dtype: torch.dtype | None) -> Iterator[None]:
         )
 
     names = {
-        "is_autocast_enabled": lambda device_type=None: bool(mode and mode.enabled),
-        "get_autocast_dtype": lambda device_type=None: dtype,
+        # Who names no device asks of CUDA, as PEFT does: on the CPU it casts its input itself.
+        "is_autocast_enabled": lambda device_type="cuda": bool(
+            mode and mode.enabled and device_type in ("meta", target)
+        ),
+        "get_autocast_dtype": lambda device_type: dtype,
         "autocast": autocast,
     }
     with replaced(torch, **names), mode or nullcontext():
@@ -94,8 +111,10 @@ def _switched(mode: EmulatedAutocast | None, enabled: bool) -> Iterator[None]:
         yield
         return
     before, mode.enabled = mode.enabled, enabled
-    yield
-    mode.enabled = before
+    try:
+        yield
+    finally:
+        mode.enabled = before
 
 
 @contextmanager

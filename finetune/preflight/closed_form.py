@@ -1,141 +1,273 @@
-"""The peak memory of a training step, by a sum that a person can check.
+"""The peak memory of a training step, by a sum that a person can check with a pocket calculator.
 
-Three instants compete for the peak: the backward pass of the loss, the recomputation of one layer in the backward
-pass, and the optimiser step. Letters: b micro batch, s tokens, h hidden size, i intermediate size, L layers,
-V vocabulary, a attention heads, g bytes of the residual stream, c bytes of the compute type.
+Four instants compete for the peak: the loss, the feed-forward and the attention part of one layer in the backward pass,
+and the optimiser's update. What is alive at each is a list of products of the letters below, read off the trace (which
+decides; this explains it) and fitted to nothing. Dense decoders with gated feed-forward layers are described; the
+docs say which settings are not.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
+from finetune.preflight.hardware import workspace_bytes
+from finetune.preflight.kernels import sdpa_kernel
+from finetune.preflight.optimisers import state_sizes
+from finetune.preflight.step import Batch
+from finetune.preflight.trace import worst_batch
 from finetune.spec import RunSpec
 
-STATE_BYTES = {"adamw_torch": 8.0, "paged_adamw_32bit": 8.0, "adamw_8bit": 2.03, "paged_adamw_8bit": 2.03, "sgd": 0.0}
-"""Bytes of optimiser state for one trained weight: two fp32 moments, or two 8-bit ones with their block maxima."""
+GIB = 2**30
+LEGEND = {
+    "b": "rows of the micro batch",
+    "s": "tokens of a row",
+    "h": "hidden size",
+    "i": "intermediate size",
+    "L": "layers",
+    "l": "layers but the last: L - 1",
+    "V": "words of the vocabulary",
+    "a": "attention heads",
+    "q": "width of the queries: heads x their size",
+    "k": "width of keys and values as attention takes them, repeated for every head where its kernel asks for it",
+    "n": "widths of the layer's norms but one, h each",
+    "x": "widths of the adapters' inputs in attention; one input read by several counts once where it is not cast",
+    "y": "the same in the feed-forward part, without the down projection",
+    "r": "ranks of a layer's adapters, added up",
+    "g": "bytes of an activation, and of a weight that is not quantised",
+    "c": "bytes of the compute type",
+    "e": "bytes of what an adapter reads: PEFT casts it to the adapter's type where autocast is off",
+    "Q": "weights in 4 bits",
+    "D": "frozen weights that are not",
+    "W": "the largest 4-bit weight",
+    "P": "trained weights",
+    "O": "bytes of optimiser state on the device (of a paged one, what is too small to page)",
+    "w": "bytes of a cuBLAS workspace; the forward and the backward thread have one each",
+    "T": "tokens of a tile of logits: at most 4,096",
+}
+"""What the letters mean."""
 TILE_TOKENS, TILE_WORDS = 4096, 32_768
 """Tokens and words whose logits TRL's fused head holds at a time (`trl.kernels.chunked_logprob`)."""
-SCORE_BYTES = 14
-"""Bytes a score of eager attention takes in its backward pass: the fp32 softmax and its 16-bit copy, the fp32 gradient,
-and the product that the CUDA kernel of the softmax's backward pass makes before it."""
+STANDING, LOSS, FEED_FORWARD = "always", "loss", "feed-forward, backward"
+ATTENTION, UPDATE = "attention, backward", "optimiser step"
+
+FEED_FORWARD_LAYERS = {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
+
+Terms = list[tuple[str, str]]
+"""Causes, each with a product of letters and numbers between blanks."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Bytes at the peak of a step: `allocated` is torch's own count, `reserved` adds what its allocator keeps, and
-    `process` the CUDA context. `breakdown` sums to `allocated`; `phase` names the instant."""
+class Line:
+    """One product of the sum: when and why it is alive, its `formula` in letters and in `numbers`, and its bytes."""
+
+    instant: str
+    cause: str
+    formula: str
+    numbers: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The peak by the closed form: `allocated` bytes in the instant named `phase`. Lines of the instant "always" count
+    in every other."""
 
     allocated: int
-    reserved: int
-    process: int
     phase: str
-    breakdown: dict[str, int]
+    lines: list[Line]
+
+    def instants(self) -> dict[str, int]:
+        """Bytes alive at each instant."""
+        standing = sum(line.bytes for line in self.lines if line.instant == STANDING)
+        names = dict.fromkeys(line.instant for line in self.lines if line.instant != STANDING)
+        return {name: standing + sum(line.bytes for line in self.lines if line.instant == name) for name in names}
 
 
-def predict(spec: RunSpec, context_bytes: int = 0, workspace_bytes: int = 0, fragmentation: float = 1.0) -> Prediction:
-    """The peak of one training step of a described run."""
-    fixed = _fixed(spec) | ({"workspace": workspace_bytes} if workspace_bytes else {})
-    phases = {
-        "loss backward": fixed | {"checkpoints": _checkpoints(spec), "logits and loss": _loss(spec), "gradients": 0},
-        "layer backward": fixed | {
-            "checkpoints": _checkpoints(spec), "layer activations": _layer(spec), "gradients": _gradients(spec),
-            "dequantised weight": _dequantised(spec), "logits and loss": _loss_held(spec),
-        },
-        "optimiser step": fixed | {"gradients": _gradients(spec)},
+def estimate(spec: RunSpec, batch: Batch | None = None) -> Estimate:
+    """The peak of one training step of a described run, of its worst batch where no other is given."""
+    step = _Step(spec, batch or worst_batch(spec))
+    parts = {
+        STANDING: step.standing(), LOSS: step.loss(), FEED_FORWARD: step.feed_forward(),
+        ATTENTION: step.attention(), UPDATE: step.update(),
     }  # fmt: skip
-    phase = max(phases, key=lambda name: sum(phases[name].values()))
-    breakdown = {cause: size for cause, size in phases[phase].items() if size}
-    allocated = sum(breakdown.values())
-    reserved = int(allocated * fragmentation)
-    return Prediction(allocated, reserved, reserved + context_bytes, phase, breakdown)
+    lines = [step.line(instant, *term) for instant, terms in parts.items() for term in terms]
+    instants = Estimate(0, "", lines).instants()
+    phase = max(instants, key=instants.__getitem__)
+    return Estimate(instants[phase], phase, lines)
 
 
-def _fixed(spec: RunSpec) -> dict[str, int]:
-    frozen = sum(tensor.bytes for tensor in spec.tensors if not tensor.trainable)
-    adapters = sum(tensor.bytes for tensor in spec.tensors if tensor.trainable)
-    optimizer = spec.config.training.optimizer
-    # Paged state is managed memory, which torch does not count and which leaves the card when it is full.
-    state = 0 if optimizer.startswith("paged") else int(STATE_BYTES[optimizer] * spec.parameters.trainable)
-    return {"weights": frozen, "adapters": adapters, "optimiser": state}
+class _Step:
+    """What is alive at each instant of a step, as products of letters."""
+
+    def __init__(self, spec: RunSpec, batch: Batch) -> None:
+        self.spec, self.training = spec, spec.config.training
+        self.masked, self.eager = batch.padded or batch.packed, spec.attention == "eager"
+        self.whole = not self.training.gradient_checkpointing
+        self.letters = _sizes(spec, batch) | _weights(spec)
+        adapter, self.dropout = getattr(torch, spec.config.lora.dtype).itemsize, spec.config.lora.dropout > 0
+        self.cast = spec.autocast is None and adapter != self.letters["g"]
+        self.letters["e"] = adapter if self.cast else self.letters["c"]
+        kernel = sdpa_kernel(spec.device.kind, spec.device.capability, spec.compute_dtype, self.masked)
+        if self.eager or self.masked or kernel == "efficient":
+            self.letters["k"] = self.letters["q"]
+        self.adapted = _adapted(spec)
+        self._read_by_adapters()
+
+    def line(self, instant: str, cause: str, formula: str) -> Line:
+        """A term with its letters replaced."""
+        values = [self.letters.get(word) or float(word) for word in formula.split()]
+        numbers = " × ".join(f"{value:,}" if value != int(value) else f"{int(value):,}" for value in values)
+        return Line(instant, cause, formula, numbers, round(math.prod(values)))
+
+    def standing(self) -> Terms:
+        """What is there through the whole step."""
+        size = getattr(torch, self.spec.config.lora.dtype).itemsize
+        constants = 0.015869 if self.spec.config.quantization.double_quant else 0.0625
+        terms = [("weights that are not quantised", "g D"), ("adapters", f"{size} P")]
+        if self.letters["Q"]:
+            terms = [("4-bit weights", "0.5 Q"), ("their block constants", f"{constants} Q"), *terms]
+        if self.training.gradient_accumulation_steps > 1:
+            terms.append(("gradients, kept for the next micro step", f"{size} P"))
+        terms += [("optimiser state", "O")] if self.letters["O"] else []
+        terms += [("cuBLAS workspaces", "2 w")] if self.letters["w"] else []
+        return terms
+
+    def loss(self) -> Terms:
+        """The backward pass of the loss: whole logits three times in float32, or one tile and the hidden gradient."""
+        terms = self._checkpoints(at_loss=True) + [("input of the last norm, float32", "4 b s h")]
+        if self.whole:
+            terms += self._attention_kept(" L") + self._feed_forward_kept(" L") + self._down_kept(" L")
+        if self.training.loss_kernel == "full_logits":
+            return [*terms, ("log-softmax, its gradient and that of the logits", "12 b s V")]
+        tile = [("hidden states and their gradient", "2 g b s h"), ("the gradient in float32", "4 b s h")]
+        tile.append(("a tile of logits", f"c T {TILE_WORDS}"))
+        if self.spec.device.kind == "cpu":
+            tile.append(("its steps on the CPU", f"29 T {TILE_WORDS}"))
+        return terms + self._larger(tile, [("backward pass of the last norm", "20 b s h")])
+
+    def feed_forward(self) -> Terms:
+        """The worst of the feed-forward part: gradients, a weight expanded, an adapter's float32, a norm behind it."""
+        down, casts = "down_proj" in self.adapted, self.cast and self.letters["y"] + ("down_proj" in self.adapted) > 0
+        grown = [[("gradients of gate, up and their product", "3 g b s i")]]
+        if self.letters["W"]:
+            expanded = ("one weight expanded", "c W")
+            if self.whole:
+                own = [("hidden states of the layer", "4 g b s h"), ("product of gate and up", "g b s i")]
+                own += [("the same, cast for the adapter", "e b s i")] if down and self.cast else []
+            else:
+                own = [("hidden states", "g b s h"), ("gradient of the product", "2 g b s i" if down else "g b s i")]
+            grown.append([*own, expanded])
+        if casts:
+            grown.append([("an adapter's output, before and after scaling", "8 b s i")])
+            grown[-1] += [] if down else [("gradient of the product", "g b s i")]
+        if self.letters["n"] > self.letters["h"]:
+            grown.append([("backward pass of the norm behind", "20 b s h")])
+        n = " L" if self.whole else ""
+        kept = self._checkpoints() + self._attention_kept(n) + self._feed_forward_kept(n)
+        kept += self._down_kept(" l") if self.whole else []
+        kept.append(("gradient of the layer's output", "g b s h"))
+        kept += [] if self.whole else [("hidden states between the parts", "g b s h")]
+        return kept + self._larger(*grown)
+
+    def attention(self) -> Terms:
+        """The backward pass of attention: scores in float32 three times over, or the kernel's gradients."""
+        kept = self._checkpoints()
+        if self.whole:
+            kept += self._attention_kept(" L") + self._feed_forward_kept(" l") + self._down_kept(" l")
+        else:
+            kept += self._attention_kept("")
+        kept.append(("gradient of the layer's output", "g b s h"))
+        if not self.eager:
+            kept += [("gradients of queries, keys, values, output", "4 g b s q"), ("sums in float32", "4 b s q")]
+            return kept
+        half = self.spec.compute_dtype.itemsize == 2 and self.letters["g"] == 2
+        result = 2 if self.spec.compute_dtype is torch.float16 else 4
+        return [*kept, ("gradients of the scores", f"{8 + result - half * 2} b a s s")]
+
+    def update(self) -> Terms:
+        """The optimiser's update, with nothing left of the forward pass."""
+        size = getattr(torch, self.spec.config.lora.dtype).itemsize
+        terms = [("gradients", f"{size} P")] if self.training.gradient_accumulation_steps == 1 else []
+        together = self.training.optimizer == "adamw_torch" and self.spec.device.kind == "cuda"
+        return terms + ([("roots of all second moments", f"{size} P")] if together else [])
+
+    def _checkpoints(self, *, at_loss: bool = False) -> Terms:
+        terms = [("attention mask", "g b s s" if self.eager else "b s s")] if self.masked or self.eager else []
+        if self.whole:
+            return [*terms, ("adapters cast by autocast", "c P")] if self.spec.autocast else terms
+        if not self.training.activation_offloading:
+            return [*terms, ("checkpoints, the input of each layer", "g b s h L")]
+        back = [] if at_loss else [("input of the layer, and of the last norm, back on the card", "6 b s h")]
+        return [*terms, ("embeddings", "g b s h"), *back]
+
+    def _attention_kept(self, n: str) -> Terms:
+        terms = [("inputs of norms, float32", f"4 b s n{n}")]
+        terms += self._inputs("x", n)
+        terms += [("queries", f"g b s q{n}"), ("keys and values", f"2 g b s k{n}")]
+        if self.eager:
+            terms.append(("softmax of the scores, float32", f"4 b a s s{n}"))
+            return terms + ([("the same in 16 bits", f"2 b a s s{n}")] if self.letters["g"] == 2 else [])
+        terms.append(("attention's output", f"g b s q{n}"))
+        return terms + ([("the mask as numbers", f"g b s s{n}")] if self.masked else [])
+
+    def _feed_forward_kept(self, n: str) -> Terms:
+        terms = [("input of the norm, float32", f"4 b s h{n}"), *self._inputs("y", n)]
+        return [*terms, ("gate, its activation, up", f"3 g b s i{n}")]
+
+    def _down_kept(self, n: str) -> Terms:
+        return self._inputs("i", n) if "down_proj" in self.adapted else []
+
+    def _inputs(self, letter: str, n: str) -> Terms:
+        terms = [("what adapters read", f"e b s {letter}{n}")] if self.letters[letter] else []
+        return terms + ([("masks of their dropout", f"b s {letter}{n}")] if terms and self.dropout else [])
+
+    def _larger(self, *choices: Terms) -> Terms:
+        return max(choices, key=lambda terms: sum(self.line("", *term).bytes for term in terms))
+
+    def _read_by_adapters(self) -> None:
+        """x and y: each adapter keeps an input of its own where it is cast or dropped out, else they share it."""
+        inputs, h, letters = self.adapted, self.letters["h"], self.letters
+        feed_forward = {name: width for name, width in inputs.items() if name in FEED_FORWARD_LAYERS}
+        attention = {name: width for name, width in inputs.items() if name not in FEED_FORWARD_LAYERS}
+        feed_forward.pop("down_proj", None)
+        if self.cast or self.dropout or not letters["Q"]:
+            letters["x"], letters["y"] = sum(attention.values()), sum(feed_forward.values())
+            return
+        out = attention.pop("o_proj", 0) if self.eager else attention.pop("o_proj", 0) * 0
+        letters["x"], letters["y"] = (h if attention else 0) + out, h if feed_forward else 0
 
 
-def _tokens(spec: RunSpec) -> int:
-    return spec.config.training.micro_batch_size * spec.config.data.max_length
-
-
-def _residual_bytes(spec: RunSpec) -> int:
-    """g: embeddings cast to fp32 make the residual stream fp32."""
-    return 4 if spec.config.model.fp32_unquantized else spec.dtype.itemsize
-
-
-def _checkpoints(spec: RunSpec) -> int:
-    """g b s h (L + 3): one input a layer, the embeddings, and the last norm in and out."""
+def _sizes(spec: RunSpec, batch: Batch) -> dict[str, float]:
     text = spec.model_config.get_text_config()
-    layers = text.num_hidden_layers
-    if not spec.config.training.gradient_checkpointing:
-        return _residual_bytes(spec) * _tokens(spec) * text.hidden_size * 3 + layers * _layer(spec)
-    kept = 3 if spec.config.training.activation_offloading else layers + 3
-    return _residual_bytes(spec) * _tokens(spec) * text.hidden_size * kept
+    a, h = text.num_attention_heads, text.hidden_size
+    size = getattr(text, "head_dim", None) or h // a
+    q, k = a * size, (getattr(text, "num_key_value_heads", None) or a) * size
+    norms = [t.name for t in spec.tensors if ".layers.0." in t.name and t.name.endswith("norm.weight")]
+    widths = sum(q if "q_norm" in name else k if "k_norm" in name else h for name in norms)
+    g = 4 if spec.config.model.fp32_unquantized else spec.dtype.itemsize
+    return {
+        "b": batch.rows, "s": batch.tokens, "h": h, "i": text.intermediate_size, "L": text.num_hidden_layers,
+        "l": text.num_hidden_layers - 1, "V": text.vocab_size, "a": a, "q": q, "k": k, "n": widths - h, "g": g,
+        "c": spec.compute_dtype.itemsize, "T": min(batch.rows * batch.tokens, TILE_TOKENS),
+        "w": workspace_bytes(spec.device) // 2,
+    }  # fmt: skip
 
 
-def _layer(spec: RunSpec) -> int:
-    """Activations of one layer in its backward pass, in bytes: the larger of two instants.
-
-    At the feed-forward part everything recomputed is alive: two norms (in fp32 and out), q, k, v, rotated q and k,
-    attention's output, gate, up, activation, product and two gradients. At the attention part the feed-forward is gone.
-    """
-    text = spec.model_config.get_text_config()
-    c, h = spec.compute_dtype.itemsize, text.hidden_size
-    heads = text.num_attention_heads
-    width = (getattr(text, "head_dim", None) or h // heads) * heads
-    kv = width * (getattr(text, "num_key_value_heads", None) or heads) // heads
-    casts = 4 * (3 * h + width) if spec.autocast and spec.config.lora.dtype == "float32" else 0
-    attention = (4 + c) * h + c * (3 * width + 3 * kv) + casts
-    scores = heads * spec.config.data.max_length if spec.attention == "eager" else 0
-    feed_forward = (4 + c) * h + c * 6 * text.intermediate_size
-    at_feed_forward = attention + feed_forward + (4 + c) * scores
-    at_attention = attention + c * 3 * h + SCORE_BYTES * scores
-    return int(_tokens(spec) * max(at_feed_forward, at_attention))
+def _weights(spec: RunSpec) -> dict[str, float]:
+    trained = [tensor.elements for tensor in spec.tensors if tensor.trainable]
+    quantised = [tensor.elements for tensor in spec.tensors if tensor.quantized]
+    name = spec.config.training.optimizer
+    state = 0 if name == "sgd" else sum(sum(state_sizes(name, elements)) for elements in trained)
+    return {
+        "Q": sum(quantised), "D": spec.parameters.total - sum(quantised) - sum(trained), "P": sum(trained),
+        "W": max(quantised, default=0), "O": state,
+    }  # fmt: skip
 
 
-def _logit_bytes(spec: RunSpec) -> int:
-    """k: fp32 logits, their shifted copy, probabilities and gradient; 16-bit logits are upcast first."""
-    return 16 if _residual_bytes(spec) == 4 else 14
-
-
-def _loss(spec: RunSpec) -> int:
-    """k b s V for whole logits; for the fused kernel one tile, and the gradient of the hidden states in float32.
-
-    On a card a Triton kernel turns a tile into its gradient in place; on the CPU torch does it in steps, seven float32
-    tiles and a mask of bytes beside it.
-    """
-    text, tokens = spec.model_config.get_text_config(), _tokens(spec)
-    if spec.config.training.loss_kernel == "full_logits":
-        return _logit_bytes(spec) * tokens * text.vocab_size
-    per_logit = spec.compute_dtype.itemsize + (29 if spec.device.kind == "cpu" else 0)
-    tile = per_logit * min(tokens, TILE_TOKENS) * min(text.vocab_size, TILE_WORDS)
-    return tile + 4 * tokens * text.hidden_size
-
-
-def _loss_held(spec: RunSpec) -> int:
-    """Logits that the model's output still holds while layers run backward."""
-    if spec.config.training.loss_kernel == "fused_linear":
-        return 0
-    return _residual_bytes(spec) * _tokens(spec) * spec.model_config.get_text_config().vocab_size
-
-
-def _dequantised(spec: RunSpec) -> int:
-    """The largest 4-bit weight, expanded."""
-    if spec.config.quantization.type == "none":
-        return 0
-    return (
-        max((tensor.elements for tensor in spec.tensors if tensor.quantized), default=0) * spec.compute_dtype.itemsize
-    )
-
-
-def _gradients(spec: RunSpec) -> int:
-    return sum(
-        tensor.bytes for tensor in spec.tensors if tensor.trainable and tensor.dtype in (torch.float32, torch.bfloat16)
-    )
+def _adapted(spec: RunSpec) -> dict[str, int]:
+    """Widths of the inputs of a layer's adapters, by the name of the linear layer."""
+    names = {t.name: t.shape[1] for t in spec.tensors if ".layers.0." in t.name and ".lora_A." in t.name}
+    return {name.split(".lora_A.")[0].split(".")[-1]: width for name, width in names.items()}

@@ -16,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 
-from finetune.preflight.closed_form import STATE_BYTES
+from finetune.preflight.optimisers import saved_state_bytes
 from finetune.spec import RunSpec, gguf
 
 GIB = 2**30
@@ -110,8 +110,9 @@ def _dense_bytes(spec: RunSpec) -> int:
 
 
 def _checkpoint_bytes(spec: RunSpec, adapter: int) -> int:
-    state = STATE_BYTES[spec.config.training.optimizer] * spec.parameters.trainable
-    return math.ceil(adapter + state) + TOKENIZER_BYTES
+    sizes = (tensor.elements for tensor in spec.tensors if tensor.trainable)
+    state = sum(saved_state_bytes(spec.config.training.optimizer, size) for size in sizes)
+    return adapter + state + TOKENIZER_BYTES
 
 
 def _checkpoints_kept(spec: RunSpec, updates: int | None) -> int:

@@ -151,7 +151,7 @@ def _card_of_size(text: str) -> Device:
         size = parse_size(text)
     except ValueError as error:
         raise ConfigError(f"--gpu: {error}", "such as --gpu 24GiB, or a card such as --gpu 'RTX 4090'") from None
-    return Device("cuda", f"a {text.strip()} card", size, bf16=True, present=False)
+    return Device("cuda", f"a card of {text.strip()}", size, bf16=True, present=False)
 
 
 def _generation_context(capability: tuple[int, int] | None) -> int:

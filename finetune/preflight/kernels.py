@@ -119,23 +119,24 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 class GroupedProduct(torch.autograd.Function):
-    """A product of rows (n, i) with the weights (experts, i, o) of the experts that they are sorted by."""
+    """A product of rows (n, i) with the weights (experts, i, o) of the experts that they are sorted by, the rows of each
+    expert up to its `ends` (experts)."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weight)
+    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weight, ends)
         return rows.new_empty((rows.shape[0], weight.shape[-1]))
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        _, weight = ctx.saved_tensors
-        rows = gradient.new_empty((gradient.shape[0], weight.shape[-2]))
-        return rows, torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        saved = ctx.saved_tensors  # alive until both gradients are there
+        weights = torch.empty_like(saved[1]) if ctx.needs_input_grad[1] else None
+        return gradient.new_empty((gradient.shape[0], saved[1].shape[-2])), weights, None
 
 
 def grouped_mm(rows: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> torch.Tensor:
     """Stands in for transformers' choice among products that the meta device has for one type only."""
-    return GroupedProduct.apply(rows.to(weight.dtype), weight)
+    return GroupedProduct.apply(rows.to(weight.dtype), weight, offs)
 
 
 class Kernels(TorchFunctionMode):

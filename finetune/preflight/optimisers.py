@@ -19,18 +19,17 @@ EIGHT_BIT_FROM = 4096
 BLOCK = 256
 """Elements that share a float32 maximum in 8-bit state."""
 CODE = 256 * 4
-"""Bytes of one 8-bit code, float32."""
+"""Bytes of one 8-bit code, float32: two, one of them signed, serve all tensors in 8 bits."""
 
 
 def make_optimiser(spec: RunSpec, trained: list[torch.nn.Parameter], recorder: Recorder) -> torch.optim.Optimizer:
     """The optimiser that `training.optimizer` names, for tracing; its state is put on the recorder's tape."""
     name = spec.config.training.optimizer
     if "adamw_8bit" in name or name.startswith("paged"):
-        for parameter in trained:
-            for size in state_sizes(name, parameter.numel()):
-                recorder.lasting(size, OPTIMISER, name)
-        if "8bit" in name:
-            recorder.lasting(2 * CODE, OPTIMISER, name)
+        elements = [parameter.numel() for parameter in trained]
+        codes = [CODE] * 2 if "8bit" in name and max(elements) >= EIGHT_BIT_FROM else []
+        for size in (*codes, *(size for count in elements for size in state_sizes(name, count))):
+            recorder.lasting(size, OPTIMISER, name)
         return torch.optim.SGD(trained, lr=0.0)  # its kernels update in place and take nothing more
     # On a card torch updates all tensors at once (`_default_to_fused_or_foreach`).
     together = spec.device.kind == "cuda"
@@ -46,3 +45,10 @@ def state_sizes(name: str, elements: int) -> list[int]:
         moments = []
     maxima = [-(-elements // BLOCK) * 4] * 2 if eight_bit else []
     return moments + maxima
+
+
+def saved_state_bytes(name: str, elements: int) -> int:
+    """Bytes that an optimiser's state for a tensor of `elements` takes in a checkpoint, paged or not."""
+    if name == "sgd":
+        return 0
+    return sum(state_sizes(name.removeprefix("paged_"), elements))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from finetune.preflight.allocator import CachingAllocator
 from finetune.preflight.hardware import context_bytes
@@ -25,6 +26,10 @@ class Instant:
     reserved: int
     by_cause: dict[str, int]
 
+    def to_json(self) -> dict[str, Any]:
+        """The object in preflight.json."""
+        return {"phase": self.phase, "reserved_bytes": self.reserved, "bytes": self.by_cause}
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -32,8 +37,8 @@ class Prediction:
 
     `allocated` is torch's own count (`max_memory_allocated`), `reserved` what its allocator has taken from the card,
     `process` adds the CUDA context. `phase` and `operation` name the instant; `breakdown` says by cause what is alive
-    there and sums to `allocated`. `flops` are those of one micro step, recomputation included; `timeline` follows the
-    last update.
+    there and sums to `allocated`; `peaks` are the highest allocated bytes of each phase. `flops` are those of one
+    micro step, recomputation included; `timeline` follows the last update.
     """
 
     allocated: int
@@ -42,6 +47,7 @@ class Prediction:
     phase: str
     operation: str
     breakdown: dict[str, int]
+    peaks: dict[str, int]
     flops: int = 0
     timeline: tuple[Instant, ...] = field(default=(), repr=False)
 
@@ -67,6 +73,7 @@ def replay(tape: Tape, spec: RunSpec) -> Prediction:
         phase=player.phase_at_peak,
         operation=_plain(tape.ops[player.born_at_peak]),
         breakdown=player.breakdown,
+        peaks=player.peaks,
         flops=tape.flops // max(tape.micro_steps, 1),
         timeline=tuple(player.timeline),
     )
@@ -107,6 +114,7 @@ class _Player:
         self.tape, self.memory = tape, memory
         self.phase_at_peak, self.born_at_peak = "", 0
         self.breakdown: dict[str, int] = {}
+        self.peaks: dict[str, int] = {}
         self.timeline: list[Instant] = []
 
     def run(self) -> None:
@@ -121,6 +129,7 @@ class _Player:
                 memory.malloc(number, tape.sizes[number])
                 taken[number] = memory.allocated - before
                 alive[tape.causes[number]] += taken[number]
+                self.peaks[phases[index]] = max(self.peaks.get(phases[index], 0), memory.allocated)
                 if memory.allocated > peak:
                     peak, risen = memory.allocated, True
                     self.phase_at_peak, self.born_at_peak = phases[index], number

@@ -5,51 +5,100 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from finetune.preflight.tape import (
+    ADAPTERS,
+    BATCH,
+    CHECKPOINTS,
+    DEQUANTISED,
+    GRADIENTS,
+    HEAD,
+    LAYER,
+    OPTIMISER,
+    WEIGHTS,
+    WORKSPACE,
+)
 from finetune.preflight.verdict import Verdict
 
 GIB = 2**30
-BAR = 60
+BAR = 72
+COLOURS = {
+    WEIGHTS: "blue", ADAPTERS: "cyan", GRADIENTS: "bright_cyan", OPTIMISER: "magenta", CHECKPOINTS: "green",
+    LAYER: "yellow", HEAD: "red", DEQUANTISED: "bright_blue", WORKSPACE: "bright_black", BATCH: "bright_black",
+}  # fmt: skip
 
 
 def show(verdict: Verdict, console: Console) -> None:
-    """Prints parameters, memory by cause, the bar and the verdict."""
-    spec, prediction, parameters = verdict.spec, verdict.prediction, verdict.spec.parameters
+    """Prints parameters, memory by cause, the bar, disk, time and the verdict."""
+    spec, parameters = verdict.spec, verdict.spec.parameters
     share = parameters.trainable / parameters.total
-    console.print(
-        f"[bold]{escape(spec.config.model.name_or_path)}[/bold] on {escape(spec.device.name)}", highlight=False
-    )
-    console.print(
+    kind = "packed" if verdict.batch.packed else "rows"
+    lines = [
+        f"[bold]{escape(spec.config.model.name_or_path)}[/bold] on {escape(spec.device.name)}",
         f"parameters  {parameters.total:,} in all, {parameters.quantized:,} in 4 bits, "
         f"{parameters.trainable:,} trained ({share:.2%})",
-        highlight=False,
-    )
+        f"micro batch {verdict.batch.rows} {kind} of {verdict.batch.tokens:,} tokens, "
+        f"{spec.config.training.gradient_accumulation_steps} to an update",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(_memory(verdict), highlight=False)
+    console.print(_bar(verdict))
+    for name, text in {"disk": _disk(verdict), "time": verdict.duration.words()}.items():
+        console.print(escape(text if text.startswith(name) else f"{name}  {text}"), highlight=False, soft_wrap=True)
+    _conclude(verdict, console)
+
+
+def _memory(verdict: Verdict) -> Table:
+    prediction, device = verdict.prediction, verdict.spec.device
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
     for cause, size in sorted(prediction.breakdown.items(), key=lambda item: -item[1]):
-        blocks = "█" * max(1, round(BAR * size / max(prediction.process, verdict.spec.device.memory_bytes)))
-        table.add_row(cause, f"{size / GIB:7.3f} GiB", f"[cyan]{blocks}[/cyan]")
-    table.add_row(
-        "[bold]allocated at peak[/bold]",
-        f"[bold]{prediction.allocated / GIB:7.3f} GiB[/bold]",
-        f"in the {prediction.phase}",
+        table.add_row(f"[{COLOURS[cause]}]■[/] {cause}", _gib(size), f"{size / prediction.allocated:5.1%}")
+    where = f"in the {prediction.phase} ({prediction.operation})"
+    table.add_row("[bold]allocated at peak[/bold]", f"[bold]{_gib(prediction.allocated)}[/bold]", where)
+    if device.kind == "cuda":
+        table.add_row("reserved", _gib(prediction.reserved), "with what torch's allocator keeps")
+    beside = "with the CUDA context" if device.kind == "cuda" else "with Python and its libraries"
+    table.add_row("process", _gib(prediction.process), beside)
+    table.add_row("device", _gib(device.memory_bytes), "")
+    return table
+
+
+def _bar(verdict: Verdict) -> Text:
+    """The device as a bar: each cause in its colour, what the allocator and the context take, and what is free."""
+    prediction, device = verdict.prediction, verdict.spec.device
+    scale = BAR / max(prediction.process, device.memory_bytes)
+    bar, done = Text("│"), 0.0
+    causes = sorted(prediction.breakdown.items(), key=lambda item: -item[1])
+    for cause, size in [*causes, ("", prediction.process - prediction.allocated)]:
+        width = round(done + size * scale) - round(done)
+        bar.append(("█" if cause else "▒") * width, style=COLOURS.get(cause, "bright_black"))
+        done += size * scale
+    bar.append("·" * (BAR - round(done)), style="bright_black")
+    bar.append("│")
+    return bar
+
+
+def _disk(verdict: Verdict) -> str:
+    parts = ", ".join(
+        f"{need.what} {need.bytes / GIB:.2f} GiB" for need in verdict.disk.needs if need.bytes >= GIB / 100
     )
-    on_card = spec.device.kind == "cuda"
-    if on_card:
-        table.add_row("reserved", f"{prediction.reserved / GIB:7.3f} GiB", "with what torch's allocator keeps")
-    beside = "with the CUDA context" if on_card else "with Python and its libraries"
-    table.add_row("process", f"{prediction.process / GIB:7.3f} GiB", beside)
-    table.add_row("device", f"{spec.device.memory_bytes / GIB:7.3f} GiB", "")
-    console.print(table, highlight=False)
+    return parts or "next to nothing"
+
+
+def _conclude(verdict: Verdict, console: Console) -> None:
+    left = verdict.spec.device.memory_bytes - verdict.needed
     if verdict.fits:
-        console.print(f"[bold green]fits[/bold green], {_left(verdict) / GIB:.2f} GiB to spare", highlight=False)
-    else:
-        console.print(f"[bold red]does not fit[/bold red], {-_left(verdict) / GIB:.2f} GiB short", highlight=False)
-    for line in [] if verdict.fits else verdict.advice:
+        console.print(f"[bold green]fits[/bold green], {left / GIB:.2f} GiB to spare", highlight=False)
+        return
+    console.print("[bold red]does not fit[/bold red]", highlight=False)
+    for line in [*verdict.problems, *verdict.advice]:
         console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def _left(verdict: Verdict) -> int:
-    return verdict.spec.device.memory_bytes - verdict.prediction.process
+def _gib(size: int) -> str:
+    return f"{size / GIB:7.3f} GiB"

@@ -16,7 +16,7 @@ from finetune.preflight.offload import Offload
 from finetune.preflight.optimisers import make_optimiser
 from finetune.preflight.tape import BATCH, CHECKPOINTS, GRADIENTS, HEAD, LAYER, OPTIMISER, WORKSPACE, Recorder
 from finetune.spec import RunSpec
-from finetune.spec.loss import fused_loss, next_token_loss
+from finetune.spec.loss import IGNORED, fused_loss, next_token_loss
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -52,12 +52,18 @@ class Batch:
     packed: bool = False
 
     def tensors(self, device: str) -> dict[str, torch.Tensor]:
-        """What the collator would make of it (rows, tokens)."""
-        shape = (self.rows, self.tokens)
-        ids = torch.ones(shape, dtype=torch.long, device=device)
+        """What the collator would make of it (rows, tokens): the last row is a token short where `padded`, and each
+        pack has two rows of half its length."""
+        ids = torch.ones((self.rows, self.tokens), dtype=torch.long, device=device)
         batch = {"input_ids": ids, "labels": ids.clone()}
-        key = "position_ids" if self.packed else "attention_mask"
-        return batch | {key: ids.clone()}
+        if self.packed:
+            half = -(-self.tokens // 2)
+            return batch | {"position_ids": ids.cumsum(-1).sub_(1).remainder_(half)}
+        mask = ids.clone()
+        if self.padded:
+            mask[-1, -1:].zero_()
+            batch["labels"][-1, -1:].fill_(IGNORED)
+        return batch | {"attention_mask": mask}
 
 
 class Step:
@@ -131,7 +137,7 @@ class Step:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._device == "meta":
-            return emulated_autocast(self.spec.autocast)
+            return emulated_autocast(self.spec.autocast, self.spec.device.kind)
         return torch.autocast(self._device, self.spec.autocast) if self.spec.autocast else nullcontext()
 
     def kernels(self) -> AbstractContextManager[Any]:

@@ -75,6 +75,8 @@ class Recorder(TorchDispatchMode):
         self.workspace_bytes, self.workspaces = workspace_bytes, set[str]()
         self.phase, self.cause = "load", WEIGHTS
         self._device, self._target = device, target
+        # On the CPU what is made beside meta tensors, such as an optimiser's step counts, is made there too.
+        self._devices = {device, target}
         self._alive: dict[int, tuple[int, weakref.ref]] = {}
         self._shapes = Shapes()
         self._operation = ""
@@ -100,12 +102,17 @@ class Recorder(TorchDispatchMode):
             known = self._alive.get(storage._cdata)
             if known:
                 self.tape.causes[known[0]] = cause
-            elif storage.device.type == self._device:
+            elif storage.device.type in self._devices:
                 self._follow(storage, cause)
 
     def lasting(self, size: int, cause: str, operation: str) -> None:
         """A storage of `size` bytes that nothing dispatches and that stays to the end."""
         self.tape.birth(size, cause, operation, self.phase)
+
+    def finish(self) -> Tape:
+        """The tape, on which nothing comes any more: what lives now would die whenever Python collects the model."""
+        self._alive.clear()
+        return self.tape
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -129,7 +136,7 @@ class Recorder(TorchDispatchMode):
 
     def _see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._alive and storage.device.type == self._device:
+        if storage._cdata not in self._alive and storage.device.type in self._devices:
             self._follow(storage, _cause_of(self._operation) or self.cause)
 
     def _follow(self, storage: torch.UntypedStorage, cause: str) -> None:

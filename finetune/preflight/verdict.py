@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from finetune.config import RunConfig
-from finetune.errors import DoesNotFit
-from finetune.preflight.closed_form import Prediction, predict
-from finetune.preflight.hardware import context_bytes, workspace_bytes
-from finetune.spec import RunSpec, describe
+from finetune.errors import ConfigError, DoesNotFit
+from finetune.preflight.advice import Advice, advise
+from finetune.preflight.disk import Disk, disk_needs
+from finetune.preflight.duration import Duration, expected_time
+from finetune.preflight.hardware import context_bytes
+from finetune.preflight.largest import largest
+from finetune.preflight.prediction import Prediction, predict
+from finetune.preflight.step import Batch
+from finetune.preflight.trace import worst_batch
+from finetune.spec import RunSpec
 from finetune.spec.device import find_device
 
-FRAGMENTATION = 1.12
-"""Reserved over allocated: the median of the T4 rows of the truth table; the worst was 1.49."""
 GIB = 2**30
+MARGIN = 0.03
+"""The worst error of the allocated bytes against measured runs (docs/preflight.md): kept free, so that `fits` holds."""
+
+Solvable = Literal["seq_len", "micro_batch_size"]
+KEYS = {"seq_len": "data.max_length", "micro_batch_size": "training.micro_batch_size"}
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,22 @@ class Verdict:
 
     spec: RunSpec
     prediction: Prediction
-    disk_bytes: int
+    batch: Batch
+    disk: Disk
+    duration: Duration
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
+    changes: list[Advice] = field(default_factory=list)
 
     @property
     def fits(self) -> bool:
         """Whether the device, present or assumed, has what the run takes."""
         return not self.problems
+
+    @property
+    def needed(self) -> int:
+        """Bytes that a device must have: those of the process, and no less than the error of the prediction asks."""
+        return needed(self.spec, self.prediction)
 
     def require_fit(self) -> Verdict:
         """Raises DoesNotFit where the run cannot be done on this machine."""
@@ -49,12 +63,14 @@ class Verdict:
             raise DoesNotFit("\n".join(self.problems), "; ".join(self.advice))
         return self
 
-    def to_json(self) -> dict[str, Any]:
-        """The object that `finetune preflight --json` prints, and preflight.json holds."""
+    def to_json(self, *, timeline: bool = False) -> dict[str, Any]:
+        """The object that `finetune preflight --json` prints; preflight.json holds the `timeline` too."""
         prediction, parameters = self.prediction, self.spec.parameters
+        instants = {"timeline": [instant.to_json() for instant in prediction.timeline]} if timeline else {}
         return {
             "fits": self.fits,
             "device": self.spec.device.name,
+            "batch": {"rows": self.batch.rows, "tokens": self.batch.tokens, "packed": self.batch.packed},
             "parameters": {
                 "total": parameters.total, "trainable": parameters.trainable, "quantized": parameters.quantized,
             },
@@ -63,95 +79,101 @@ class Verdict:
                 "reserved_bytes": prediction.reserved,
                 "process_bytes": prediction.process,
                 "device_bytes": self.spec.device.memory_bytes,
+                "needed_bytes": self.needed,
                 "peak_phase": prediction.phase,
+                "peak_operation": prediction.operation,
                 "breakdown_bytes": prediction.breakdown,
+                **instants,
             },
-            "disk": {"needed_bytes": self.disk_bytes},
+            "disk": self.disk.to_json(),
+            "compute": {"flops_per_micro_step": prediction.flops},
+            "time": self.duration.to_json(),
+            "problems": self.problems,
             "advice": self.advice,
+            "changes": [advice.to_json() for advice in self.changes],
         }  # fmt: skip
 
 
-def preflight(spec: RunSpec) -> Verdict:
-    """Predicts the run and compares with its device, without touching either."""
-    prediction = _predict(spec)
-    disk = _disk_needed(spec)
-    problems = _problems(spec, prediction, disk)
-    return Verdict(spec, prediction, disk, problems, _advice(spec, prediction) if problems else [])
+def preflight(spec: RunSpec, *, batch: Batch | None = None, examples: int | None = None) -> Verdict:
+    """Predicts the run and compares with its device, without touching either.
+
+    `batch` is the largest that the data holds, where that is known; `examples` the number of training rows or packs,
+    from which the number of updates and the time follow.
+    """
+    batch = batch or worst_batch(spec)
+    prediction = predict(spec, batch)
+    training = spec.config.training
+    updates = _updates(spec, examples)
+    disk = disk_needs(spec, updates=updates)
+    flops = prediction.flops * training.gradient_accumulation_steps
+    duration = expected_time(spec.device, flops, updates, dtype=spec.compute_dtype, tokens=batch.rows * batch.tokens)
+    memory, card = _lacks_memory(spec, prediction), _needs_card(spec)
+    changes = advise(spec, _allowed(spec)) if memory else []
+    advice = [change.text for change in changes]
+    if memory and not changes:
+        advice.append("no change makes it fit: take a smaller model or a larger card")
+    advice += card.values()
+    if disk.problems():
+        advice.append("free disk space, or set another output_dir")
+    return Verdict(spec, prediction, batch, disk, duration, [*memory, *card, *disk.problems()], advice, changes)
 
 
-def _predict(spec: RunSpec) -> Prediction:
-    on_gpu = spec.device.kind == "cuda"
-    return predict(
-        spec,
-        context_bytes=context_bytes(spec.device),
-        workspace_bytes=workspace_bytes(spec.device),
-        fragmentation=FRAGMENTATION if on_gpu else 1.0,
-    )
+def solve(spec: RunSpec, what: str) -> int:
+    """The largest sequence length or micro batch with which a run fits its device.
 
-
-def _problems(spec: RunSpec, prediction: Prediction, disk: int) -> list[str]:
-    device, training, found = spec.device, spec.config.training, []
-    if prediction.process > device.memory_bytes:
-        need, has = prediction.process / GIB, device.memory_bytes / GIB
-        found.append(f"this run needs {need:.1f} GiB, but {device.name} has {has:.1f} GiB")
-    if device.kind == "cpu" and training.optimizer.startswith("paged"):
-        found.append(
-            f"training.optimizer={training.optimizer} pages between card and host, but this runs on {device.name}"
+    Raises ConfigError for anything else to solve for, and DoesNotFit where the smallest does not fit.
+    """
+    if what not in KEYS:
+        raise ConfigError(f"--max: {what!r} cannot be solved for", f"--max takes {' or '.join(KEYS)}")
+    found = largest(spec, KEYS[what], _allowed(spec))
+    if found is None:
+        raise DoesNotFit(
+            f"this run does not fit on {spec.device.name} whatever the {what}",
+            "see what takes the memory, and what helps, with `finetune preflight CONFIG`",
         )
-    if device.kind == "cpu" and training.activation_offloading:
-        found.append(f"training.activation_offloading moves activations off a card, but this runs on {device.name}")
-    free = _free_disk(Path(spec.config.output_dir))
-    if disk > free:
-        found.append(f"output_dir needs {disk / GIB:.2f} GiB of disk, but {free / GIB:.2f} GiB are free")
     return found
 
 
-def _advice(spec: RunSpec, prediction: Prediction) -> list[str]:
-    """What to do, the cheapest first."""
-    lines = []
-    if prediction.process > spec.device.memory_bytes:
-        lines += [f"`{change}` would fit" for change in _changes_that_fit(spec)] or ["no single change makes it fit"]
-    if spec.device.kind == "cpu" and spec.config.training.optimizer.startswith("paged"):
-        lines.append("set training.optimizer=adamw_torch")
-    if spec.device.kind == "cpu" and spec.config.training.activation_offloading:
-        lines.append("set training.activation_offloading=false")
-    return lines or ["free disk space, or set another output_dir"]
+def needed(spec: RunSpec, prediction: Prediction) -> int:
+    """Bytes that a device must have for a prediction to fit it."""
+    if spec.device.kind == "cpu":
+        return prediction.process
+    return max(prediction.process, math.ceil(prediction.allocated * (1 + MARGIN)) + context_bytes(spec.device))
 
 
-def _changes_that_fit(spec: RunSpec) -> Iterator[str]:
-    """Single changes, in the order that costs least speed, that bring the prediction under the device's memory."""
-    training, length = spec.config.training, spec.config.data.max_length
-    batch = training.micro_batch_size
-    changes: list[tuple[str, Any]] = [
-        ("training.loss_kernel", "fused_linear"),
-        ("training.optimizer", "paged_adamw_8bit"),
-    ]
-    changes += [("training.micro_batch_size", batch // 2)] if batch > 1 else []
-    changes += [("training.gradient_checkpointing", True)]
-    changes += [("data.max_length", length >> shift) for shift in (1, 2, 3) if length >> shift >= 128]
-    for key, value in changes:
-        changed = _with(spec.config, key, value)
-        if changed != spec.config and _predict(describe(changed, spec.device)).process <= spec.device.memory_bytes:
-            yield f"{key}={str(value).lower()}"
-            return
+def _allowed(spec: RunSpec) -> int:
+    """Bytes that a priced change may take: so that what it is priced at, from shallow traces, holds in full."""
+    return int(spec.device.memory_bytes * (1 - MARGIN))
 
 
-def _with(config: RunConfig, key: str, value: Any) -> RunConfig:
-    section, name = key.split(".")
-    updates = {name: value}
-    if name == "micro_batch_size":  # the effective batch stays
-        updates["gradient_accumulation_steps"] = config.training.gradient_accumulation_steps * 2
-    return config.model_copy(update={section: getattr(config, section).model_copy(update=updates)})
+def _updates(spec: RunSpec, examples: int | None) -> int | None:
+    training = spec.config.training
+    if training.max_steps:
+        return training.max_steps
+    if examples is None:
+        return None
+    # A last partial batch makes an update too, in every epoch.
+    per_epoch = math.ceil(math.ceil(examples / training.micro_batch_size) / training.gradient_accumulation_steps)
+    return math.ceil(training.epochs * per_epoch)
 
 
-def _disk_needed(spec: RunSpec) -> int:
-    """Adapter, and the checkpoints kept: each an adapter and its optimiser state, at most 8 bytes a weight."""
-    adapter = sum(tensor.bytes for tensor in spec.tensors if tensor.trainable)
-    checkpoints = spec.config.training.save_total_limit + 1 if spec.config.training.save_steps else 0
-    return adapter + checkpoints * (adapter + 8 * spec.parameters.trainable) + 64 * 2**20
+def _lacks_memory(spec: RunSpec, prediction: Prediction) -> list[str]:
+    need, has = needed(spec, prediction), spec.device.memory_bytes
+    if need <= has:
+        return []
+    return [f"this run needs {need / GIB:.1f} GiB, but {spec.device.name} has {has / GIB:.1f} GiB"]
 
 
-def _free_disk(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+def _needs_card(spec: RunSpec) -> dict[str, str]:
+    """What a CPU cannot do, and for each what to do."""
+    device, training = spec.device, spec.config.training
+    if device.kind == "cuda":
+        return {}
+    found = {}
+    if training.optimizer.startswith("paged"):
+        fault = f"training.optimizer={training.optimizer} pages between card and host, but this runs on {device.name}"
+        found[fault] = "set training.optimizer=adamw_torch"
+    if training.activation_offloading:
+        fault = f"training.activation_offloading moves activations off a card, but this runs on {device.name}"
+        found[fault] = "set training.activation_offloading=false"
+    return found

@@ -14,7 +14,7 @@ which alone produces the configurations of bitsandbytes, PEFT and TRL. What is e
 
 from finetune.spec.adapter import attach_adapter
 from finetune.spec.device import Device, find_device
-from finetune.spec.run_spec import ParameterCounts, RunSpec, describe
+from finetune.spec.run_spec import ParameterCounts, RunSpec, describe, resolve
 from finetune.spec.skeleton import TensorInfo, build_skeleton, list_tensors
 from finetune.spec.source import ModelSource, load_tokenizer, locate_model
 
@@ -31,4 +31,5 @@ __all__ = [
     "list_tensors",
     "load_tokenizer",
     "locate_model",
+    "resolve",
 ]

@@ -166,12 +166,18 @@ def describe(config: RunConfig, device: Device | None = None) -> RunSpec:
 
     Reads the model's configuration only, no weights. Raises ModelError and ConfigError.
     """
+    spec = resolve(config, device)
+    return dataclasses.replace(spec, tensors=tuple(list_tensors(spec.skeleton())))
+
+
+def resolve(config: RunConfig, device: Device | None = None) -> RunSpec:
+    """The same without the list of tensors, which takes most of the time and which not everyone asks for."""
     device = device or find_device(config.hardware)
     source = locate_model(config.model)
     model_config = source.config()
     check_architecture(config, source, model_config)
     compute = _dtype(config.quantization.compute_dtype) or device.compute_dtype
-    spec = RunSpec(
+    return RunSpec(
         config=config,
         source=source,
         model_config=model_config,
@@ -181,8 +187,6 @@ def describe(config: RunConfig, device: Device | None = None) -> RunSpec:
         autocast=_autocast(config.training.autocast, compute),
         attention=choose_attention(config.model.attention, model_config),
     )
-    tensors = tuple(list_tensors(spec.skeleton()))
-    return RunSpec(**{**vars(spec), "tensors": tensors})
 
 
 def _dtype(name: str) -> torch.dtype | None:

@@ -125,6 +125,9 @@ def _held(model: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer | None) -> int:
-    """Bytes of an optimiser's state: it is made outside the passes that are followed."""
+    """Bytes of an optimiser's state: it is made outside the passes that are followed. Tensors may share a part of it,
+    as they do the codes of 8-bit state."""
     states = optimizer.state.values() if optimizer else ()
-    return sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))
+    tensors = (value for state in states for value in state.values() if isinstance(value, torch.Tensor))
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())

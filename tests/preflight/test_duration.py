@@ -54,7 +54,7 @@ def test_every_card_has_an_assumption() -> None:
 
 def test_a_card_of_unknown_make_has_no_expected_time() -> None:
     unknown = expected_time(find_card("24GiB"), UPDATE, 10)
-    assert unknown.words() == "time unknown: the rate of a 24GiB card is not known; name a card, such as RTX 4090"
+    assert unknown.words() == "time unknown: the rate of a card of 24GiB is not known; name a card, such as RTX 4090"
     assert (unknown.to_json()["seconds"], unknown.to_json()["seconds_per_update"]) == (None, None)
 
 

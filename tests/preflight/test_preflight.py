@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import statistics
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -48,24 +47,63 @@ def test_breakdown_sums_to_the_peak_and_each_cause_answers_to_its_key() -> None:
     def causes(*overrides: str) -> dict[str, int]:
         prediction = predict(describe(load_config(PLAN, overrides), find_card("24GiB")))
         assert sum(prediction.breakdown.values()) == prediction.allocated
+        assert prediction.allocated == max(prediction.peaks.values()) == prediction.peaks[prediction.phase]
+        assert prediction.allocated <= prediction.reserved < prediction.process
         return prediction.breakdown
 
     plan = causes()
     assert causes("training.micro_batch_size=8")["checkpoints"] == 2 * plan["checkpoints"]
     assert causes("data.max_length=1024")["checkpoints"] == plan["checkpoints"] // 2
-    assert causes("training.optimizer=adamw_torch")["optimiser"] == 8 * 16_777_216
+    assert causes("training.optimizer=adamw_torch")["optimiser"] == pytest.approx(8 * 16_777_216, rel=1e-3)
     assert causes("lora.r=32")["adapters"] == 2 * plan["adapters"]
-    assert "dequantised weight" not in causes("quantization.type=none")
 
 
-def test_advice_fits_when_followed() -> None:
-    verdict = preflight(describe(load_config(PLAN), find_card("8GiB")))
+@pytest.mark.parametrize(
+    ("card", "overrides", "keys"),
+    [
+        ("8GiB", [], {"training.micro_batch_size"}),
+        ("8GiB", ["training.loss_kernel=full_logits", "data.max_length=512"], {"training.loss_kernel"}),
+        ("6GiB", ["training.loss_kernel=full_logits"], {"training.loss_kernel", "training.micro_batch_size"}),
+    ],
+)
+def test_every_change_advised_fits_when_it_is_made(card: str, overrides: list[str], keys: set[str]) -> None:
+    verdict = preflight(describe(load_config(PLAN, overrides), find_card(card)))
     assert not verdict.fits
-    change = verdict.advice[0].split("`")[1]
-    changes = [change]
-    if change.startswith("training.micro_batch_size"):
-        changes.append("training.gradient_accumulation_steps=8")
-    assert preflight(describe(load_config(PLAN, changes), find_card("8GiB"))).fits
+    assert verdict.problems[0].startswith("this run needs ")
+    assert verdict.changes
+    assert keys <= set(verdict.changes[0].changes)
+    for change, text in zip(verdict.changes, verdict.advice, strict=True):
+        written = text.split("`")[1].split()
+        followed = preflight(describe(load_config(PLAN, [*overrides, *written]), find_card(card)))
+        assert followed.fits, text
+        assert followed.prediction.process == pytest.approx(change.process, rel=0.03)
+        effective = followed.spec.config.training.effective_batch_size
+        assert effective == verdict.spec.config.training.effective_batch_size
+
+
+def test_where_nothing_helps_it_says_so() -> None:
+    verdict = preflight(describe(load_config(PLAN), find_card("4GiB")))
+    assert verdict.changes == []
+    assert verdict.advice == ["no change makes it fit: take a smaller model or a larger card"]
+
+
+def test_the_error_of_the_prediction_is_kept_free() -> None:
+    spec = describe(load_config(PLAN), find_card("24GiB"))
+    prediction = predict(spec)
+    tight = dataclasses.replace(spec, device=dataclasses.replace(spec.device, memory_bytes=prediction.process))
+    verdict = preflight(tight)
+    assert verdict.needed >= prediction.process
+    assert verdict.needed >= 1.03 * prediction.allocated
+    assert verdict.fits == (verdict.needed <= prediction.process)
+
+
+def test_examples_tell_the_number_of_updates_and_the_time() -> None:
+    spec = describe(load_config(PLAN, ["training.epochs=2.0"]), find_card("RTX 4090"))
+    effective = spec.config.training.effective_batch_size
+    verdict = preflight(spec, examples=10 * effective + 1)
+    assert verdict.duration.updates == 22, "a last partial batch makes an update too"
+    assert "for 22 updates" in verdict.duration.words()
+    assert preflight(spec).duration.updates is None
 
 
 def test_a_run_that_does_not_fit_is_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -91,47 +129,3 @@ def test_paging_needs_a_card(tiny_model: Path) -> None:
     with pytest.raises(DoesNotFit, match=r"training\.optimizer=paged_adamw_8bit pages between card and host") as caught:
         preflight(describe(config, Device("cpu", "CPU", 2**34, bf16=False))).require_fit()
     assert caught.value.hint == "set training.optimizer=adamw_torch"
-
-
-def test_closed_form_against_measured_runs(shared: Path) -> None:
-    """Runs with full logits and a kernel that keeps no scores: median error below 2 %, worst below 10 %."""
-    errors = [abs(error) for error in _errors(shared / "truth")]
-    assert len(errors) > 20
-    assert statistics.median(errors) < 0.02
-    assert max(errors) < 0.10
-
-
-def _errors(truth: Path) -> list[float]:
-    with (truth / "memory.csv").open(encoding="utf-8") as file:
-        rows = [r for r in csv.DictReader(file) if r["loss"] == "full_logits_fp32" and r["attention"] != "eager"]
-    return [_predicted(truth, row) / float(row["allocated_bytes"]) - 1 for row in rows]
-
-
-def _predicted(truth: Path, row: dict[str, str]) -> int:
-    config = RunConfig.model_validate(
-        {
-            "model": {
-                "name_or_path": str(truth / "models" / row["model"]),
-                "dtype": row["base_dtype"],
-                "fp32_unquantized": row["fp32_unquantized"] == "True",
-                "weights": "random",
-            },
-            "quantization": {
-                "type": row["quantization"],
-                "double_quant": row["double_quant"] == "True",
-                "compute_dtype": row["base_dtype"],
-            },
-            "lora": {"r": int(row["lora_r"]), "target_modules": row["targets"].split("+")},
-            "data": {"train": "x", "max_length": int(row["seq_len"])},
-            "training": {
-                "micro_batch_size": int(row["micro_batch_size"]),
-                "gradient_checkpointing": row["gradient_checkpointing"] == "True",
-                "optimizer": row["optimizer"],
-                "autocast": row["autocast"],
-                "loss_kernel": "full_logits",
-            },
-            "output_dir": "x",
-        }
-    )
-    spec = describe(config, Device("cuda", row["gpu"], 2**35, bf16=True, present=False))
-    return predict(spec, workspace_bytes=2 * 8_519_680).allocated
