@@ -76,6 +76,7 @@ def measure(line: Line, folder: Path, used_before: int | None, result: dict[str,
     from finetune.config import load_config, parse_size
     from finetune.data import load_data
     from finetune.model import build_model
+    from finetune.pipeline import largest_batch, set_allocator
     from finetune.preflight import preflight
     from finetune.spec import describe
     from finetune.training import audit, build_trainer
@@ -87,19 +88,20 @@ def measure(line: Line, folder: Path, used_before: int | None, result: dict[str,
         "output_dir": folder / "run",
     }
     config = load_config(CONFIG, line.all_overrides(**paths))
+    set_allocator(config)
     if line.held_to:
         card = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(parse_size(line.held_to) / card)
     spec = describe(config)
     laps.end("describe")
-    verdict = preflight(spec)
+    data = load_data(spec)
+    result["sequences"] = {"number": len(data.train_dataset), "tokens": data.train.stats.tokens}
+    laps.end("data")
+    verdict = preflight(spec, batch=largest_batch(spec, data))
     result |= {"parameters": verdict.to_json()["parameters"], "predicted": verdict.to_json()["memory"]}
     laps.end("preflight")
     if verdict.problems:
         raise Skipped("; ".join(verdict.problems))
-    data = load_data(spec)
-    result["sequences"] = {"number": len(data.train_dataset), "tokens": data.train.stats.tokens}
-    laps.end("data")
     model = build_model(spec)
     trainer = build_trainer(spec, model, data, folder / "run")
     audit(spec, trainer)

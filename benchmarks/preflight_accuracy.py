@@ -58,13 +58,14 @@ in 16 bits, and the first of them is the checkpoint: 2 bytes. "without norms" is
 def accuracy(table: Path, models: Path | None = None, *, tell: Any = lambda line: None) -> Result:
     """Predicts every usable row of `table`, with models from `models` (`models` beside the table where None).
 
-    Gives `runs`, `skipped` (id and reason) and `summary`; `tell` hears a line for each row as it is done. Raises
-    ConfigError for a table or a directory that cannot be read.
+    Gives `runs`, `skipped` (id and reason) and `summary`; `tell` hears each line of the table as its row is done.
+    Raises ConfigError for a table or a directory that cannot be read.
     """
     rows = read_table(table)
     models = models or table.parent / "models"
     if not models.is_dir():
         raise ConfigError(f"{models}: no such directory", "name a directory of MODEL/config.json with --models")
+    tell(_head())
     runs, skipped = [], []
     for number, row in enumerate(rows, start=1):
         try:
@@ -112,7 +113,9 @@ def summarise(runs: list[Result]) -> list[Result]:
     for loss, figure, source in itertools.product(LOSS_KERNELS.values(), FIGURES, sources):
         chosen = [run for run in runs if run["loss"] == loss and source in (EVERY, run["source"])]
         if errors := [abs(run["errors"][figure]) for run in chosen if figure in run["errors"]]:
-            found.append({"loss": loss, "figure": figure, "source": source, "runs": len(errors)} | _spread(errors))
+            goal = GOALS.get((loss, figure), {}) if source == EVERY else {}
+            line = {"loss": loss, "figure": figure, "source": source, "runs": len(errors)}
+            found.append(line | _spread(errors) | {"goal": goal})
     return found
 
 
@@ -153,8 +156,7 @@ def _report(result: Result) -> str:
         lines.append(f"{source}: {source_of({'source': source}).note}")
     for entry in result["summary"]:
         if entry["source"] == EVERY:
-            goal = GOALS.get((entry["loss"], entry["figure"]), {})
-            wanted = ", ".join(f"{name} {value:.1%}" for name, value in goal.items())
+            wanted = ", ".join(f"{name} {value:.1%}" for name, value in entry["goal"].items())
             lines += ["", f"{entry['figure']}, {entry['loss']}" + (f" (goal: {wanted})" if wanted else "")]
             lines.append(f"{'runs':>6} {'median':>8} {'95th':>8} {'worst':>8}")
         errors = " ".join(f"{entry[name]:>8.2%}" for name in ("median", "p95", "worst"))
@@ -179,7 +181,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")  # the libraries' notices to their own callers
     try:
-        print(_head())
+        if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+            raise ConfigError(f"{options.json}: cannot be written", "give --json a file in a directory that exists")
         result = accuracy(options.table, options.models, tell=functools.partial(print, flush=True))
         print(_report(result))
         if options.json:

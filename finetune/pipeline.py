@@ -45,7 +45,7 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
     `resume` goes on from the newest good checkpoint; `dry_run` stops before the first step, after the rehearsal, and
     leaves nothing behind.
     """
-    _set_allocator(config)
+    set_allocator(config)
     spec = describe(config)
     with _resumed(spec) if resume else RunDir.create(spec) as run:
         verdict = preflight(spec).require_fit()
@@ -58,7 +58,7 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         metrics = MetricsWriter(run.metrics, trainer)
         trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory), LossGuard(), ManifestWriter())
         audit(spec, trainer)
-        expected = predict(spec, _largest_batch(spec, data)).allocated
+        expected = predict(spec, largest_batch(spec, data)).allocated
         rehearsal = rehearse(spec, trainer, run.path, predicted=expected)
         _say(console, rehearsal.notes)
         if dry_run:
@@ -88,7 +88,7 @@ def look_ahead(
     if not with_data:
         return preflight(spec, examples=examples)
     data = load_data(spec)
-    return preflight(spec, batch=_largest_batch(spec, data), examples=len(data.train_dataset))
+    return preflight(spec, batch=largest_batch(spec, data), examples=len(data.train_dataset))
 
 
 def solve_for(config: RunConfig, gpu: str | None, what: str) -> dict[str, int]:
@@ -135,13 +135,13 @@ def _say(console: Console, notes: list[str]) -> None:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _set_allocator(config: RunConfig) -> None:
+def set_allocator(config: RunConfig) -> None:
     """Torch reads this when it first touches a card, and never again; what the user has set stands."""
     if config.hardware.expandable_segments:
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
-def _largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
+def largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
     """The micro batch of the longest rows (or fullest packs): no other takes more."""
     rows = spec.config.training.micro_batch_size
     longest = sorted((len(ids) for ids in data.train_dataset["input_ids"]), reverse=True)[:rows]

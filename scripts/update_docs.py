@@ -8,6 +8,7 @@ tests/test_docs.py runs the check.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / "benchmarks" / "results" / "preflight_accuracy.json"
 COMMANDS = ["", "train", "preflight", "eval", "chat", "report", "doctor", "schema", "data", "data preview"]
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 
@@ -69,6 +71,31 @@ def readme() -> str:
     )
 
 
+def preflight_pages() -> Iterator[tuple[Path, str]]:
+    """docs/preflight.md with its tables, and its picture, from the results of scripts/preflight-accuracy.
+
+    The picture names the results that it was drawn from, and is drawn again only for others: matplotlib's lines are not
+    the same in every version.
+    """
+    sys.path.insert(0, str(REPO / "benchmarks"))
+    from accuracy_page import picture, tables
+
+    written = RESULTS.read_bytes()
+    results, digest = json.loads(written), hashlib.sha256(written).hexdigest()
+    page, drawing = REPO / "docs" / "preflight.md", REPO / "docs" / "preflight-accuracy.svg"
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables(results).items():
+        text = re.sub(
+            rf"(<!-- {name}: .*? -->\n).*?(?=<!-- /{name} -->)",
+            lambda at, t=table: f"{at[1]}{t}\n",
+            text,
+            flags=re.DOTALL,
+        )
+    yield page, text
+    drawn = drawing.read_text(encoding="utf-8") if drawing.exists() else ""
+    yield drawing, drawn if digest in drawn else picture(results, digest)
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     """Every file this script keeps, with what it should hold."""
     yield REPO / "configs" / "schema.json", schema()
@@ -76,6 +103,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     for path in sorted((REPO / "configs").glob("qlora_*.yaml")):
         yield path, config_with_figures(path)
     yield REPO / "README.md", readme()
+    yield from preflight_pages()
 
 
 def main(check: bool) -> int:

@@ -109,6 +109,8 @@ class _Step:
         self.letters = _sizes(spec, batch) | _weights(spec)
         adapter, self.dropout = getattr(torch, spec.config.lora.dtype).itemsize, spec.config.lora.dropout > 0
         self.cast = spec.autocast is None and adapter != self.letters["g"]
+        # PEFT asks whether autocast is on where the base is in 4 bits only; elsewhere it casts, and autocast casts back.
+        self.twice = spec.autocast is not None and not self.letters["Q"] and adapter != self.letters["g"]
         self.letters["e"] = adapter if self.cast else self.letters["c"]
         kernel = sdpa_kernel(spec.device.kind, spec.device.capability, spec.compute_dtype, self.masked)
         if self.eager or self.masked or kernel == "efficient":
@@ -150,19 +152,19 @@ class _Step:
 
     def feed_forward(self) -> Terms:
         """The worst of the feed-forward part: gradients, a weight expanded, an adapter's float32, a norm behind it."""
-        down, casts = "down_proj" in self.adapted, self.cast and self.letters["y"] + ("down_proj" in self.adapted) > 0
         grown = [[("gradients of gate, up and their product", "3 g b s i")]]
+        down, hidden = "down_proj" in self.adapted, "4 g b s h" if self.whole else "2 g b s h"
+        gradient = [("its gradient in float32", "4 b s h")] if down and self.cast else []
         if self.letters["W"]:
-            expanded = ("one weight expanded", "c W")
-            if self.whole:
-                own = [("hidden states of the layer", "4 g b s h"), ("product of gate and up", "g b s i")]
-                own += [("the same, cast for the adapter", "e b s i")] if down and self.cast else []
-            else:
-                own = [("hidden states", "g b s h"), ("gradient of the product", "2 g b s i" if down else "g b s i")]
-            grown.append([*own, expanded])
-        if casts:
-            grown.append([("an adapter's output, before and after scaling", "8 b s i")])
+            own = [("hidden states", hidden), ("product of gate and up, or its gradient", "g b s i")]
+            own += [("the same for the adapter", "e b s i")] if down and (self.cast or not self.whole) else []
+            grown.append([*own, ("one weight expanded", "c W")])
+        if self.letters["y"] and self.cast:
+            grown.append([("hidden states", hidden), ("output of up's adapter, twice", "8 b s i"), *gradient])
             grown[-1] += [] if down else [("gradient of the product", "g b s i")]
+        if down:
+            grown.append([("hidden states", hidden), ("product of gate and up", "g b s i"), *gradient])
+            grown[-1] += self._cast_of_product()
         if self.letters["n"] > self.letters["h"]:
             grown.append([("backward pass of the norm behind", "20 b s h")])
         n = " L" if self.whole else ""
@@ -220,6 +222,12 @@ class _Step:
     def _down_kept(self, n: str) -> Terms:
         return self._inputs("i", n) if "down_proj" in self.adapted else []
 
+    def _cast_of_product(self) -> Terms:
+        terms = [("the same in float32", "4 b s i")] if self.cast or self.twice else []
+        if self.dropout:
+            terms += [("its dropout", "4 b s i" if terms else "c b s i"), ("and the mask", "b s i")]
+        return terms + ([("cast back by autocast", "c b s i")] if self.twice else [])
+
     def _inputs(self, letter: str, n: str) -> Terms:
         terms = [("what adapters read", f"e b s {letter}{n}")] if self.letters[letter] else []
         return terms + ([("masks of their dropout", f"b s {letter}{n}")] if terms and self.dropout else [])
@@ -233,7 +241,7 @@ class _Step:
         feed_forward = {name: width for name, width in inputs.items() if name in FEED_FORWARD_LAYERS}
         attention = {name: width for name, width in inputs.items() if name not in FEED_FORWARD_LAYERS}
         feed_forward.pop("down_proj", None)
-        if self.cast or self.dropout or not letters["Q"]:
+        if self.cast or self.twice or self.dropout:
             letters["x"], letters["y"] = sum(attention.values()), sum(feed_forward.values())
             return
         out = attention.pop("o_proj", 0) if self.eager else attention.pop("o_proj", 0) * 0

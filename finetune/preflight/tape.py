@@ -109,11 +109,6 @@ class Recorder(TorchDispatchMode):
         """A storage of `size` bytes that nothing dispatches and that stays to the end."""
         self.tape.birth(size, cause, operation, self.phase)
 
-    def finish(self) -> Tape:
-        """The tape, on which nothing comes any more: what lives now would die whenever Python collects the model."""
-        self._alive.clear()
-        return self.tape
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._operation = name = self._names[func]

@@ -40,7 +40,7 @@ def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model
         if device == "meta":
             stack.enter_context(_decided(batch, target))
         Step(spec, model, recorder, loop).run(batch)
-    return recorder.finish()
+    return recorder.tape
 
 
 def worst_batch(spec: RunSpec) -> Batch:

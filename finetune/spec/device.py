@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,7 +45,10 @@ class Device:
 
 
 def find_device(hardware: HardwareConfig) -> Device:
-    """The device of this machine that `hardware` asks for, or an assumed card where it asks for CUDA in vain."""
+    """The device of this machine that `hardware` asks for, or an assumed card where it asks for CUDA in vain.
+
+    Of a card that is present, the memory that no other process uses.
+    """
     limit = None if hardware.memory == "auto" else parse_size(hardware.memory)
     if hardware.device != "cpu" and torch.cuda.is_available():
         return _cuda_device(limit)
@@ -55,11 +59,26 @@ def find_device(hardware: HardwareConfig) -> Device:
 
 
 def _cuda_device(limit: int | None) -> Device:
+    others = 0 if torch.cuda.is_initialized() else used_bytes()
     properties = torch.cuda.get_device_properties(0)
-    size = min(limit or properties.total_memory, properties.total_memory)
+    free = properties.total_memory - others
+    size = min(limit or free, free)
     capability = (properties.major, properties.minor)
     # bfloat16 came with Ampere (8.0); torch also reports cards that only emulate it.
     return Device("cuda", properties.name, size, bf16=capability >= (8, 0), capability=capability)
+
+
+def used_bytes() -> int:
+    """Memory of the first card that is in use, by the driver's word; 0 where it says nothing.
+
+    To be asked before this process touches the card, whose context would be counted with that of others.
+    """
+    command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return int(done.stdout.strip()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return 0
 
 
 def _cpu_device(limit: int | None) -> Device:

@@ -42,3 +42,20 @@ def test_a_container_s_limit_counts(monkeypatch) -> None:
 def test_dtypes_of_cards() -> None:
     assert Device("cuda", "new", 1, bf16=True).compute_dtype is torch.bfloat16
     assert Device("cuda", "old", 1, bf16=False).compute_dtype is torch.float16
+
+
+@pytest.mark.parametrize(
+    ("script", "used"),
+    [("echo 1234", 1234 * 2**20), ("echo '[N/A]'", 0), ("exit 9", 0)],
+)
+def test_what_others_use_of_a_card_is_the_driver_s_word(monkeypatch, tmp_path, script: str, used: int) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert module.used_bytes() == used
+
+
+def test_without_a_driver_nothing_is_in_use(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert module.used_bytes() == 0
