@@ -35,6 +35,22 @@ def _summary(results: Results) -> str:
     return f"{_table(head, rows, right=3)}\n\n{len(results['runs'])} runs; {skipped} skipped, whose loss is not ours."
 
 
+def brief(results: Results) -> str:
+    """The table of README.md: what a reader wants to know first."""
+    head = ["predicted bytes", "runs", "median error", "95 % of runs within", "worst"]
+    words = {
+        ("allocated", "full_logits"): "allocated at the peak",
+        ("allocated", "fused_linear"): "the same, runs with other fused kernels than ours",
+        ("process", "full_logits"): "whole process, torch's allocator at its default",
+    }
+    lines = {(line["figure"], line["loss"]): line for line in results["summary"] if line["source"] == "all sources"}
+    rows = [
+        [text, str(lines[key]["runs"]), *(f"{lines[key][name]:.2%}" for name in ("median", "p95", "worst"))]
+        for key, text in words.items()
+    ]
+    return _table(head, rows, right=1)
+
+
 def _goal(line: Results, name: str) -> str:
     return f" (≤ {line['goal'][name]:.1%})" if name in line["goal"] else ""
 

@@ -150,7 +150,6 @@ def _sections(row: Row, model: Path) -> dict:
     return {
         "model": {
             "name_or_path": str(model),
-            "weights": "random",
             "dtype": row["base_dtype"],
             "attention": "eager" if row["attention"] == "eager" else "sdpa",  # the card decides which SDPA kernel
             "fp32_unquantized": row["fp32_unquantized"],

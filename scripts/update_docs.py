@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "preflight_accuracy.json"
@@ -66,9 +67,26 @@ def readme() -> str:
     """README.md with the output of `finetune preflight` as it is now."""
     text = (REPO / "README.md").read_text(encoding="utf-8")
     shown = f"$ finetune {' '.join(PREFLIGHT[:3])} '{PREFLIGHT[3]}'\n{finetune(*PREFLIGHT)}"
-    return re.sub(
+    text = re.sub(
         r"(?<=```console\n)\$ finetune preflight .*?(?=\n```)", lambda _: shown, text, count=1, flags=re.DOTALL
     )
+    accuracy = accuracy_page().brief(json.loads(RESULTS.read_text(encoding="utf-8")))
+    return placed(text, "accuracy", accuracy)
+
+
+def placed(text: str, name: str, table: str) -> str:
+    """`text` with `table` between the comments that name its place."""
+    return re.sub(
+        rf"(<!-- {name}: .*? -->\n).*?(?=<!-- /{name} -->)", lambda at: f"{at[1]}{table}\n", text, flags=re.DOTALL
+    )
+
+
+def accuracy_page() -> ModuleType:
+    """benchmarks/accuracy_page.py."""
+    sys.path.insert(0, str(REPO / "benchmarks"))
+    import accuracy_page
+
+    return accuracy_page
 
 
 def preflight_pages() -> Iterator[tuple[Path, str]]:
@@ -77,23 +95,15 @@ def preflight_pages() -> Iterator[tuple[Path, str]]:
     The picture names the results that it was drawn from, and is drawn again only for others: matplotlib's lines are not
     the same in every version.
     """
-    sys.path.insert(0, str(REPO / "benchmarks"))
-    from accuracy_page import picture, tables
-
     written = RESULTS.read_bytes()
     results, digest = json.loads(written), hashlib.sha256(written).hexdigest()
     page, drawing = REPO / "docs" / "preflight.md", REPO / "docs" / "preflight-accuracy.svg"
     text = page.read_text(encoding="utf-8")
-    for name, table in tables(results).items():
-        text = re.sub(
-            rf"(<!-- {name}: .*? -->\n).*?(?=<!-- /{name} -->)",
-            lambda at, t=table: f"{at[1]}{t}\n",
-            text,
-            flags=re.DOTALL,
-        )
+    for name, table in accuracy_page().tables(results).items():
+        text = placed(text, name, table)
     yield page, text
     drawn = drawing.read_text(encoding="utf-8") if drawing.exists() else ""
-    yield drawing, drawn if digest in drawn else picture(results, digest)
+    yield drawing, drawn if digest in drawn else accuracy_page().picture(results, digest)
 
 
 def pages() -> Iterator[tuple[Path, str]]:

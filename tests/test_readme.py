@@ -70,6 +70,8 @@ def test_no_command_is_new_to_this_test() -> None:
         "pip install --no-index --find-links wheelhouse finetune",
         "finetune doctor",
         "finetune preflight configs/qlora_r16.yaml --gpu 'RTX 4090'",
+        "finetune preflight configs/qlora_r16.yaml --gpu 24GiB --max seq_len",
+        "finetune preflight configs/qlora_r16.yaml --gpu T4 --explain",
     }
     assert set(commands()) == known
 
@@ -113,6 +115,8 @@ def test_preflight_and_doctor() -> None:
     if not FINETUNE.exists():
         pytest.skip("finetune is not installed in this environment")
     assert "fits" in run("finetune preflight configs/qlora_r16.yaml --gpu 'RTX 4090'").stdout
+    assert int(run("finetune preflight configs/qlora_r16.yaml --gpu 24GiB --max seq_len").stdout) >= 2048
+    assert "b s h" in run("finetune preflight configs/qlora_r16.yaml --gpu T4 --explain").stdout
     assert run("finetune doctor").returncode == 0
 
 

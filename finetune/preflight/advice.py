@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.preflight.changes import Changes, changed, words
-from finetune.preflight.depth import Price, price
+from finetune.preflight.changes import Changes, Prices, words
+from finetune.preflight.depth import Price
 from finetune.preflight.largest import largest
-from finetune.spec import RunSpec, resolve
+from finetune.spec import RunSpec
 
 GIB = 2**30
 SHORTEST = 128
@@ -34,45 +34,45 @@ class Advice:
 def advise(spec: RunSpec, allowed: int, most: int = 3) -> list[Advice]:
     """Up to `most` single changes that bring a run under `allowed` bytes of process memory, cheapest in speed first;
     where none does alone, several together. Empty where nothing helps."""
-    everything = _merged(_free_changes(spec))
-    if _price(spec, everything | {"data.max_length": SHORTEST}).process > allowed:
+    prices = Prices(spec)
+    if prices(_merged(_free_changes(spec)) | {"data.max_length": SHORTEST}).process > allowed:
         return []
     single: list[Advice] = []
-    for changes in _single_changes(spec, allowed):
-        cost = _price(spec, changes)
+    for changes in _single_changes(prices, allowed):
+        cost = prices(changes)
         if cost.process <= allowed:
-            single.append(Advice(changes, _sentence(spec, changes, cost), cost.process))
+            single.append(_advice(spec, changes, cost))
         if len(single) == most:
             break
-    return single or [_together(spec, allowed)]
+    return single or [_together(prices, allowed)]
 
 
-def _together(spec: RunSpec, allowed: int) -> Advice:
+def _together(prices: Prices, allowed: int) -> Advice:
     """Changes one after another, those that help, until the run fits; a shorter sequence where all are not enough."""
     chosen: dict[str, Any] = {}
-    best = price(spec)
-    for changes in _free_changes(spec):
-        cost = _price(spec, {**chosen, **changes})
+    best = prices({})
+    for changes in _free_changes(prices.spec):
+        cost = prices({**chosen, **changes})
         if cost.process < best.process:
             chosen, best = {**chosen, **changes}, cost
         if best.process <= allowed:
-            return Advice(chosen, _sentence(spec, chosen, best), best.process)
-    reduced = resolve(changed(spec.config, chosen), spec.device)
-    chosen["data.max_length"] = largest(reduced, "data.max_length", allowed, near=NEAR) or SHORTEST
-    best = _price(spec, chosen)
-    return Advice(chosen, _sentence(spec, chosen, best), best.process)
+            return _advice(prices.spec, chosen, best)
+    tokens = largest(prices, "data.max_length", allowed, near=NEAR, beside=chosen)
+    chosen["data.max_length"] = tokens or SHORTEST
+    return _advice(prices.spec, chosen, prices(chosen))
 
 
-def _single_changes(spec: RunSpec, allowed: int) -> Iterator[Changes]:
+def _single_changes(prices: Prices, allowed: int) -> Iterator[Changes]:
     """Changes to try alone. The largest batch and the longest sequence that fit are searched for, not halved."""
+    spec = prices.spec
     for changes in _free_changes(spec):
         if "training.micro_batch_size" in changes:
-            rows = largest(spec, "training.micro_batch_size", allowed, near=NEAR)
+            rows = largest(prices, "training.micro_batch_size", allowed, near=NEAR)
             if rows:
                 yield {"training.micro_batch_size": _divisor(spec.config.training.effective_batch_size, rows)}
         else:
             yield changes
-    tokens = largest(spec, "data.max_length", allowed, near=NEAR)
+    tokens = largest(prices, "data.max_length", allowed, near=NEAR)
     if tokens and 2 * tokens >= spec.config.data.max_length:  # less than half cuts most rows: the last resort
         yield {"data.max_length": tokens}
 
@@ -109,9 +109,6 @@ def _free_changes(spec: RunSpec) -> Iterator[Changes]:
         yield {"lora.r": 8}
 
 
-def _price(spec: RunSpec, changes: Changes) -> Price:
-    return price(resolve(changed(spec.config, changes), spec.device))
-
-
-def _sentence(spec: RunSpec, changes: Changes, cost: Price) -> str:
-    return f"`{words(spec.config, changes)}` would fit: {cost.process / GIB:.2f} GiB"
+def _advice(spec: RunSpec, changes: Changes, cost: Price) -> Advice:
+    text = f"`{words(spec.config, changes)}` would fit: {cost.process / GIB:.2f} GiB"
+    return Advice(changes, text, cost.process)

@@ -37,7 +37,7 @@ SUMS_ON_CUDA = {
 
 
 class EmulatedAutocast(TorchFunctionMode):
-    """Casts the arguments of listed functions, as autocast to `dtype` on `target` (cuda or cpu), while it is entered."""
+    """While entered, casts the arguments of listed functions as autocast to `dtype` on `target` (cuda or cpu)."""
 
     def __init__(self, dtype: torch.dtype, target: str) -> None:
         super().__init__()

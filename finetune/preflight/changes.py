@@ -1,4 +1,4 @@
-"""Configurations with a key changed, as advice and the search for the largest batch try them."""
+"""Configurations with keys changed, and what runs with them cost, as advice and the search for the largest batch ask."""
 
 from __future__ import annotations
 
@@ -6,8 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.config import RunConfig
+from finetune.preflight.depth import Price, price
+from finetune.spec import RunSpec, resolve
 
 Changes = Mapping[str, Any]
+
+
+class Prices:
+    """Prices of a described run with keys changed; each is found once."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self._known: dict[frozenset, Price] = {}
+
+    def __call__(self, changes: Changes) -> Price:
+        """The price of the run with `changes`."""
+        key = frozenset(changes.items())
+        if key not in self._known:
+            self._known[key] = price(resolve(changed(self.spec.config, changes), self.spec.device))
+        return self._known[key]
 
 
 def changed(config: RunConfig, changes: Changes) -> RunConfig:

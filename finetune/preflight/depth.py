@@ -35,7 +35,7 @@ def price(spec: RunSpec, batch: Batch | None = None) -> Price:
     # Offloaded activations of the last few layers are still on the card: a line begins behind them.
     least = 8 if spec.config.training.activation_offloading else 2
     first = _multiple(period, least)
-    depths = (first, first + _multiple(period, 2))
+    depths = (first, first + max(period, 1))
     if period == 0 or layers <= depths[1] + period:
         whole = predict(spec, batch)
         return Price(whole.allocated, whole.process)

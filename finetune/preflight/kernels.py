@@ -119,8 +119,8 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 class GroupedProduct(torch.autograd.Function):
-    """A product of rows (n, i) with the weights (experts, i, o) of the experts that they are sorted by, the rows of each
-    expert up to its `ends` (experts)."""
+    """A product of rows (n, i) with the weights (experts, i, o) of the experts that they are sorted by; `ends`
+    (experts) says where the rows of each end."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

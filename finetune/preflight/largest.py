@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from finetune.preflight.changes import changed
-from finetune.preflight.depth import price
-from finetune.spec import RunSpec, resolve
+from finetune.preflight.changes import Changes, Prices
+from finetune.spec import RunSpec
 
 STEP = {"data.max_length": 128, "training.micro_batch_size": 1}
 """Grid of the search: tensor cores like multiples of 64, and nobody asks for 8,191 tokens."""
@@ -16,19 +15,18 @@ MOST = {"data.max_length": 1 << 20, "training.micro_batch_size": 1024}
 Key = Literal["data.max_length", "training.micro_batch_size"]
 
 
-def largest(spec: RunSpec, key: Key, allowed: int, *, near: float = 0.0) -> int | None:
-    """The largest value of `key` with which a run takes no more than `allowed` bytes; None where the least is too much.
+def largest(prices: Prices, key: Key, allowed: int, *, near: float = 0.0, beside: Changes | None = None) -> int | None:
+    """The largest value of `key`, `beside` other changes, with which a run takes no more than `allowed` bytes.
 
-    A sequence is no longer than the model's positions. `near` ends the search at a value whose cost is within that
-    share of `allowed`: advice need not be exact.
+    None where the least is too much. A sequence is no longer than the model's positions. `near` ends the search at a
+    value whose cost is within that share of `allowed`: advice need not be exact.
     """
-
-    def cost(value: int) -> int:
-        return price(resolve(changed(spec.config, {key: value}), spec.device)).process
-
     section, name = key.split(".")
-    now = getattr(getattr(spec.config, section), name)
-    return search(cost, now, STEP[key], _most(spec, key), allowed, near)
+    now = getattr(getattr(prices.spec.config, section), name)
+    return search(
+        lambda value: prices({**(beside or {}), key: value}).process, now, STEP[key], _most(prices.spec, key), allowed,
+        near,
+    )  # fmt: skip
 
 
 def search(cost: Callable[[int], int], now: int, step: int, most: int, allowed: int, near: float = 0.0) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,8 +20,8 @@ REMEMBERED = {
 class Shapes:
     """Runs an operation, or makes the empty tensor that it made the last time for arguments of these shapes."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple, tuple] = {}
+    _known: ClassVar[dict[tuple, tuple]] = {}
+    """What holds for one trace holds for the next: it is shared by all."""
 
     def __call__(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if operation not in REMEMBERED or kwargs.get("out") is not None:

@@ -35,7 +35,8 @@ def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model
     device = next(model.parameters()).device.type
     batch = batch or worst_batch(spec)
     recorder = Recorder(device, target, workspace_bytes(spec.device) // 2)
-    load(recorder, model, spec.dtype, moved=loop.moved)
+    made_here = spec.config.model.weights == "random"  # module by module, nothing is read
+    load(recorder, model, spec.dtype, moved=loop.moved or made_here)
     with ExitStack() as stack:
         if device == "meta":
             stack.enter_context(_decided(batch, target))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from finetune.errors import ConfigError, DoesNotFit
 from finetune.preflight.advice import Advice, advise
+from finetune.preflight.changes import Prices
 from finetune.preflight.disk import Disk, disk_needs
 from finetune.preflight.duration import Duration, expected_time
 from finetune.preflight.hardware import context_bytes
@@ -125,7 +126,7 @@ def solve(spec: RunSpec, what: str) -> int:
     """
     if what not in KEYS:
         raise ConfigError(f"--max: {what!r} cannot be solved for", f"--max takes {' or '.join(KEYS)}")
-    found = largest(spec, KEYS[what], _allowed(spec))
+    found = largest(Prices(spec), KEYS[what], _allowed(spec))
     if found is None:
         raise DoesNotFit(
             f"this run does not fit on {spec.device.name} whatever the {what}",

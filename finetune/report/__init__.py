@@ -2,8 +2,9 @@
 
 run_dir.py   the run directory: claimed, filled, or gone again
 write.py     report.json: predicted beside measured
-schema.py    what report.json may hold
-pages.py     report.md and report.html from it; facts.py, wording.py, curves.py and templates/ serve it
+schema.py    what report.json and preflight.json may hold
+pages.py     report.md and report.html from them; facts.py, wording.py and templates/ serve it
+curves.py    figures of what was measured; areas.py of what was predicted, from timeline.py; svg.py draws both
 """
 
 from finetune.report.pages import headline, write_pages

@@ -1,65 +1,16 @@
-"""The curves of a run as inline SVG.
-
-Text stays text in the font of the page, and colours are CSS variables (`--paper`, `--ink`, `--muted`, `--rule`,
-`--train`, `--held-out`), so that one figure serves light, dark and paper. The same rows give the same bytes.
-"""
+"""The curves of a run: what `metrics.jsonl` holds, over its steps."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from finetune.report.svg import INK, NARROW, SMALL, WIDE, Curve, draw
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
-
-WIDE, NARROW, SMALL = (860, 300), (380, 260), (400, 170)  # viewBox units; near CSS pixels where the figure is shown
-
-# matplotlib writes colours as hex; these stand for the CSS variables of the same name.
-INK = {
-    "ink": "#010101",
-    "muted": "#020202",
-    "rule": "#030303",
-    "train": "#040404",
-    "held-out": "#050505",
-    "paper": "#060606",
-}
-
-STYLE = {
-    "svg.fonttype": "none",
-    "path.simplify_threshold": 0.5,  # half a unit: a run of 20,000 steps stays a page of a few hundred kB
-    "font.family": "DejaVu Sans",  # shipped with matplotlib: the layout does not depend on the machine's fonts
-    "font.size": 12,
-    "text.color": INK["ink"],
-    "axes.edgecolor": INK["rule"],
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.ymargin": 0.1,
-    "grid.color": INK["rule"],
-    "xtick.color": INK["muted"],
-    "ytick.color": INK["muted"],
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.major.pad": 8,
-}
-
-
-class Curve(NamedTuple):
-    """A figure: `key` pairs a colour with the words beside its swatch; `narrow`, where given, is for phones."""
-
-    name: str
-    title: str
-    summary: str
-    key: list[tuple[str, str]]
-    svg: str
-    narrow: str = ""
 
 
 def draw_curves(rows: list[dict[str, Any]], predicted_bytes: int | None = None) -> list[Curve]:
@@ -166,34 +117,16 @@ def _summary(*named: tuple[str, tuple[np.ndarray, np.ndarray]]) -> str:
 
 
 def _svg(name: str, size: tuple[int, int], plot: Callable[[Axes], None]) -> str:
-    import matplotlib.style
-    from matplotlib.figure import Figure
+    """What `plot` draws, over an axis of whole steps."""
     from matplotlib.ticker import MaxNLocator
 
-    out, (width, height) = io.StringIO(), size
-    with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": f"{name} {width}"}]):
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        axes = figure.subplots()
+    def over_steps(axes: Axes) -> None:
         plot(axes)
         corner, below_left = (0, 0), (-7, -8)  # left of the tick labels, so that the word costs no line of its own
         axes.annotate(
             "step", corner, below_left, "axes fraction", "offset points", ha="right", va="top", color=INK["muted"]
         )
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=width // 70, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=height // 40))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=size[0] // 70, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", transparent=True, metadata=no_metadata)
-    return _inline(out.getvalue(), size)
 
-
-def _inline(svg: str, size: tuple[int, int]) -> str:
-    """What stands inside matplotlib's svg element, without what a page does not want of a file of its own."""
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", body)  # names of groups would stand twice in a page
-    body = re.sub(r" ?font-family: [^;\"]*;", "", body).replace("xlink:href", "href")
-    for name, colour in INK.items():
-        body = body.replace(colour, f"var(--{name})")
-    return f'<svg viewBox="0 0 {size[0]} {size[1]}">' + re.sub(r"\s+", " ", body)
+    return draw(name, size, over_steps)

@@ -12,18 +12,20 @@ from pydantic import ValidationError
 
 from finetune.errors import RunDirError
 from finetune.report import facts
+from finetune.report.areas import predicted_memory
 from finetune.report.curves import draw_curves
-from finetune.report.schema import Report
+from finetune.report.schema import Preflight, Report
 
 
 def write_pages(run: Path) -> None:
-    """Renders `report.json` and `metrics.jsonl` of a run directory into `report.md` and `report.html`.
+    """Renders `report.json`, `metrics.jsonl` and `preflight.json` of a run into its `report.md` and `report.html`.
 
     Both pages are rendered before either is written, and each replaces its predecessor at once. The same files
     give the same bytes. Raises RunDirError where `report.json` is missing or malformed, or the pages cannot be written.
     """
     report = read_report(run)
     rows, unreadable = read_metrics(run / "metrics.jsonl")
+    preflight, fault = read_preflight(run / "preflight.json")
     content = {
         "report": report,
         "title": facts.title(report),
@@ -32,7 +34,8 @@ def write_pages(run: Path) -> None:
         "figures": facts.figures(report),
         "tables": facts.tables(report),
         "curves": draw_curves(rows, report.memory.predicted_bytes),
-        "notes": [*report.notes, *_unreadable(unreadable)],
+        "memory": predicted_memory(preflight, report.memory.measured_bytes),
+        "notes": [*report.notes, *_unreadable(unreadable), *fault],
         "chat": f"finetune chat {shlex.quote(str(run))}",
         "script": facts.plain_script(report, run),
     }
@@ -58,10 +61,8 @@ def read_report(run: Path) -> Report:
     try:
         return Report.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise RunDirError(
-            f"{path}: not a report of finetune: {where + ': ' if where else ''}{first['msg']}",
+            f"{path}: not a report of finetune: {_first(error)}",
             "it was changed or cut short after the run wrote it; put the original back, or train again",
         ) from None
 
@@ -75,6 +76,21 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     parsed = [_object(line) for line in lines if line.strip()]
     rows = [row for row in (*parsed, _object(last)) if row is not None]
     return rows, parsed.count(None)
+
+
+def read_preflight(path: Path) -> tuple[Preflight, list[str]]:
+    """`preflight.json`, an empty one where there is none or it is malformed, and a note of what is wrong with it."""
+    text = _read(path)
+    try:
+        return Preflight() if text is None else Preflight.model_validate_json(text), []
+    except ValidationError as error:
+        return Preflight(), [f"preflight.json could not be read, its figures are left out: {_first(error)}"]
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where + ': ' if where else ''}{first['msg']}"
 
 
 def _read(path: Path) -> str | None:

@@ -1,11 +1,11 @@
-"""The shape of `report.json`, read back: every key may be absent or null, no key may be of the wrong type."""
+"""The shapes of `report.json` and `preflight.json`, read back: keys may be absent or null, none of the wrong type."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 
 class Part(BaseModel):
@@ -134,3 +134,37 @@ class Report(Part):
     samples: list[Sample] = []
     environment: dict[str, Any] = {}
     notes: list[str] = []
+
+
+class Batch(Part):
+    """The micro batch that was priced."""
+
+    rows: int | None = None
+    tokens: int | None = None
+    packed: bool = False
+
+
+class Instant(Part):
+    """One moment of an update: what is alive, by cause, and what the allocator has reserved."""
+
+    phase: str
+    reserved_bytes: NonNegativeInt
+    bytes: dict[str, NonNegativeInt]
+
+
+class PredictedMemory(Part):
+    """Bytes at the worst instant, and the instants of the last update in order."""
+
+    allocated_bytes: NonNegativeInt | None = None
+    process_bytes: NonNegativeInt | None = None
+    device_bytes: NonNegativeInt | None = None
+    peak_phase: str = "unknown"
+    breakdown_bytes: dict[str, NonNegativeInt] = {}
+    timeline: list[Instant] = []
+
+
+class Preflight(Part):
+    """What `preflight.json` says of memory."""
+
+    batch: Batch = Batch()
+    memory: PredictedMemory = PredictedMemory()

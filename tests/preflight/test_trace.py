@@ -1,4 +1,4 @@
-"""What a tape holds whatever is traced: every byte has a cause, a phase and an end, and a trace leaves nothing behind."""
+"""A tape, whatever is traced: every byte has a cause, a phase and an end, and the trace leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_grouped_products_take_what_real_ones_take(dtype: torch.dtype, trained: 
         recorder = Recorder(device, "cpu")
         with recorder:
             product = functional.grouped_mm if device == "cpu" else grouped_mm
-            (product(rows * 2, weight, offs=ends) * 2).sum().backward()
+            (product(rows * 2, weight * 2, offs=ends) * 2).sum().backward()
         return recorder.tape
 
     meta, real = run("meta"), run("cpu")
@@ -101,7 +101,8 @@ def test_grouped_products_take_what_real_ones_take(dtype: torch.dtype, trained: 
 
 @pytest.mark.parametrize("elements", [1, 100, 4095, 4096, 5000, 99_999, 100_000, 262_144])
 @pytest.mark.parametrize(
-    ("name", "optimiser"), [("adamw_8bit", bitsandbytes.optim.AdamW8bit), ("adamw_32bit", bitsandbytes.optim.AdamW32bit)]
+    ("name", "optimiser"),
+    [("adamw_8bit", bitsandbytes.optim.AdamW8bit), ("adamw_32bit", bitsandbytes.optim.AdamW32bit)],
 )
 def test_states_are_as_large_as_bitsandbytes_makes_them(
     name: str, optimiser: type[torch.optim.Optimizer], elements: int

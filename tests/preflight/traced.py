@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import yaml
 from families import write_family
 
 from finetune.config import RunConfig
@@ -46,18 +47,8 @@ def described(
     for setting in settings:
         name, value = setting.split("=")
         section, key = name.split(".")
-        config[section][key] = _VALUES.get(value) if value in _VALUES else _number(value)
+        config[section][key] = yaml.safe_load(value)
     return describe(RunConfig.model_validate(config), device)
-
-
-_VALUES = {"true": True, "false": False}
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text) if "." in text else int(text)
-    except ValueError:
-        return text
 
 
 def levels(tape: Tape) -> list[int]:

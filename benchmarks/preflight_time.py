@@ -1,0 +1,86 @@
+"""How long `finetune preflight` takes for the 7B plans, and how much memory.
+
+    python benchmarks/preflight_time.py [--rounds 5] [--json benchmarks/results/preflight_time.json] [CONFIG ...]
+
+Each round is a process of its own: seconds from the libraries' being imported to the answer, and the highest resident
+memory of the process, imports included. The configurations are those in configs/ for cards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from environment import REPO, environment
+
+SECONDS, BYTES = 5.0, 2 * 2**30
+"""What is allowed on two cores."""
+MEASURE = """
+import json, sys, time
+import finetune.pipeline
+from finetune.training import peak_resident
+start = time.perf_counter()
+from finetune.config import load_config
+from finetune.preflight import preflight
+from finetune.spec import describe
+verdict = preflight(describe(load_config(sys.argv[1])))
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "bytes": peak_resident(), "allocated": verdict.prediction.allocated}))
+"""
+
+
+def main() -> None:
+    """Measures, prints, writes; exits with 1 where one configuration takes more than is allowed."""
+    options = _arguments()
+    rows = {config.stem: _measure(config, options.rounds) for config in options.configs or _plans()}
+    for name, row in rows.items():
+        print(f"{name:<28}{row['seconds']:7.2f} s (worst {max(row['rounds']):.2f}) {row['bytes'] / 2**30:6.2f} GiB")
+    slow = [name for name, row in rows.items() if row["seconds"] > SECONDS or row["bytes"] > BYTES]
+    result = {"allowed": {"seconds": SECONDS, "bytes": BYTES}, "configs": rows, "environment": environment()}
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.exit(f"over {SECONDS:.0f} s or {BYTES / 2**30:.0f} GiB: {', '.join(slow)}" if slow else 0)
+
+
+def _plans() -> list[Path]:
+    return sorted((REPO / "configs").glob("qlora_r16*.yaml"))
+
+
+def _measure(config: Path, rounds: int) -> dict[str, Any]:
+    """The median of the seconds, each round's, and the most memory."""
+    runs = [_run(config) for _ in range(rounds)]
+    return {
+        "seconds": round(statistics.median(run["seconds"] for run in runs), 2),
+        "rounds": [round(run["seconds"], 2) for run in runs],
+        "bytes": max(run["bytes"] for run in runs),
+        "allocated_bytes": runs[0]["allocated"],
+    }
+
+
+def _run(config: Path) -> dict[str, Any]:
+    paths = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH", "")]))
+    variables = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(config)], capture_output=True, text=True, env=variables)
+    if done.returncode:
+        sys.exit(f"{config.name} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "configs", nargs="*", type=Path, help="configurations; the plans in configs/ where none is given"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="processes for each configuration")
+    parser.add_argument("--json", type=Path, help="file to write the result to")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
