@@ -50,7 +50,7 @@ class Instants:
         tile = [("hidden states and their gradient", "2 g b s h"), ("their gradient in float32", "4 b s h")]
         tile.append(("a tile of logits", f"c T {TILE_WORDS}"))
         if self._spec.device.kind == "cpu":
-            tile.append(("seven more in float32, and a mask", f"29 T {TILE_WORDS}"))
+            tile.append(("seven more in float32, and a mask", "29 T v"))
         norm = ("what the last norm read, float32", "4 b s h")
         return [*terms, norm, *self._larger(tile, [("backward pass of the last norm, five times float32", "20 b s h")])]
 

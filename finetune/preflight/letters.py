@@ -18,7 +18,8 @@ LEGEND = {
     "L": "layers",
     "l": "layers but one",
     "V": "words of the vocabulary",
-    "T": "tokens of a tile of logits, at most 4,096 (one tile is 32,768 words wide)",
+    "T": "tokens of a tile of logits, at most 4,096; it is 32,768 words wide",
+    "v": "words in it, at most 32,768",
     "a": "attention heads",
     "q": "width of the queries: heads times head size",
     "k": "width of keys and values, q where the kernel wants them repeated for every head",
@@ -83,10 +84,11 @@ def _sizes(spec: RunSpec, batch: Batch) -> dict[str, float]:
     q, k = a * size, (getattr(text, "num_key_value_heads", None) or a) * size
     norms = [t.name for t in spec.tensors if ".layers.0." in t.name and t.name.endswith("norm.weight")]
     widths = [q if "q_norm" in name else k if "k_norm" in name else h for name in norms]
-    tile = min(batch.rows * batch.tokens, TILE_TOKENS)
-    return {
-        "b": batch.rows, "s": batch.tokens, "h": h, "i": getattr(text, "intermediate_size", None) or 4 * h, "L": depth,
-        "l": depth - 1, "V": text.vocab_size, "T": tile, "a": a, "q": q, "k": k, "n": sum(widths[:-1]),
+    wide = getattr(text, "intermediate_size", None) or 4 * h
+    tile = {"T": min(batch.rows * batch.tokens, TILE_TOKENS), "v": min(text.vocab_size, TILE_WORDS)}
+    return tile | {
+        "b": batch.rows, "s": batch.tokens, "h": h, "i": wide, "L": depth, "l": depth - 1, "V": text.vocab_size,
+        "a": a, "q": q, "k": k, "n": sum(widths[:-1]),
     }  # fmt: skip
 
 

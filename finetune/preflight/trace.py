@@ -10,6 +10,7 @@ from transformers import masking_utils
 from transformers.integrations import moe
 from trl.kernels import chunked_logprob
 
+from finetune.preflight import flash
 from finetune.preflight.autocast import replaced
 from finetune.preflight.hardware import workspace_bytes
 from finetune.preflight.kernels import grouped_mm
@@ -40,6 +41,8 @@ def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model
     with ExitStack() as stack:
         if device == "meta":
             stack.enter_context(_decided(batch, target))
+            if spec.attention == flash.NAME:
+                stack.enter_context(flash.flash_stood_in(recorder.tape, padded=batch.padded))
         Step(spec, model, recorder, loop).run(batch)
     return recorder.tape
 

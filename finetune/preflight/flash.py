@@ -1,0 +1,51 @@
+"""FlashAttention-2 of the flash-attn package on the meta device, where neither it nor a card is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.integrations import flash_attention
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from finetune.preflight.autocast import replaced
+from finetune.preflight.flops import attention_flops
+from finetune.preflight.kernels import Attention
+
+if TYPE_CHECKING:
+    from finetune.preflight.tape import Tape
+
+NAME = "flash_attention_2"
+
+
+@contextmanager
+def flash_stood_in(tape: Tape, *, padded: bool) -> Iterator[None]:
+    """While it is entered, FlashAttention-2 makes its tensors and nothing else; `padded` says whether batches are."""
+    masks = ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
+    mask = masks[NAME]
+    # Where nothing is padded the real one finds that out from the mask's contents, and gives none.
+    masks[NAME] = lambda *_, attention_mask=None, **__: attention_mask if padded else None
+    try:
+        with replaced(flash_attention, _flash_attention_forward=_forward(tape)):
+            yield
+    finally:
+        masks[NAME] = mask
+
+
+def _forward(tape: Tape) -> Callable[..., torch.Tensor]:
+    def forward(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attention_mask: torch.Tensor | None,
+        target_dtype: torch.dtype | None = None, **_: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        """`_flash_attention_forward`: q (b, s, h, d), k and v (b, s, h or fewer, d), in 16 bits."""
+        q, k, v = (x.to(target_dtype) if target_dtype else x for x in (q, k, v))
+        if attention_mask is not None:  # padding is cut out, and put back into the output
+            q, k, v = (x.clone() for x in (q, k, v))
+        heads_first = [x.transpose(1, 2) for x in (q, k, v)]
+        flops = attention_flops(heads_first[0], heads_first[1], causal=True)
+        out = Attention.apply(*heads_first, None, "flash", tape, flops).transpose(1, 2)
+        return out.clone() if attention_mask is not None else out
+
+    return forward
