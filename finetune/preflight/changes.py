@@ -1,4 +1,4 @@
-"""Configurations with keys changed, and what runs with them cost, as advice and the search for the largest batch ask."""
+"""Configurations with keys changed, and what runs with them cost: what advice and the search for the largest ask."""
 
 from __future__ import annotations
 

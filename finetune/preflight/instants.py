@@ -24,7 +24,9 @@ class Instants:
 
     def __init__(self, spec: RunSpec, batch: Batch, letters: dict[str, float]) -> None:
         self._spec, self._training, self._letters = spec, spec.config.training, letters
-        self._masked, self._eager = batch.padded or batch.packed, spec.attention == "eager"
+        self._eager = spec.attention == "eager"
+        self._masked = spec.attention == "sdpa" and (batch.padded or batch.packed)
+        self._unpads = spec.attention == "flash_attention_2" and batch.padded
         self._whole = not self._training.gradient_checkpointing
         self._accumulates = self._training.gradient_accumulation_steps > 1
         self._cast, self._twice, self._dropout = casts(spec), casts_twice(spec), spec.config.lora.dropout > 0
@@ -56,23 +58,31 @@ class Instants:
 
     def feed_forward(self) -> Terms:
         """The worst of the feed-forward part: its gradients, a weight expanded, an adapter, or a norm behind it."""
-        last = self._kept(" L", " L", " l") if self._whole else self._kept("", "", None)
+        kept = self._kept(" L", " L", " l") if self._whole else self._kept("", "", None)
+        gradient = ("gradient of the layer's output", "g b s h")
+        choices = [[("gradients of gate, up and their product", "3 g b s i")], *self._recomputed()]
+        if self._behind:
+            own = self._inputs("i", "") if self._down and not self._whole else []
+            choices.append([*own, ("backward pass of the norm behind, five times float32", "20 b s h")])
+        return [*self._between(), *kept, gradient, *self._larger(*choices)]
+
+    def _recomputed(self) -> list[Terms]:
+        """Moments at which a weight is expanded, or at which up's or down's adapter has its input and output."""
         hidden = ("hidden states of the layer", "4 g b s h" if self._whole else "3 g b s h")
         product = ("product of gate and up, or its gradient", "g b s i")
-        choices = [[("gradients of gate, up and their product", "3 g b s i")]]
+        choices = []
         if self._letters["W"]:
-            copy = [("the same, for the adapter", "e b s i")] if self._down and (self._cast or not self._whole) else []
-            choices.append([hidden, product, *copy, ("one weight expanded", "c W")])
+            own = [hidden, product, *([("the same for the adapter", "e b s i")] if self._down and self._cast else [])]
+            if self._down and not self._whole:
+                own = [("gradients of the product, from down and its adapter", "2 g b s i")]
+            choices.append([*own, ("one weight expanded", "c W")])
         gradient = [("gradient of down's adapter, float32", "4 b s h")] if self._down and self._cast else []
         if self._letters["y"] and self._cast:
             first = gradient if self._down else [product]
             choices.append([hidden, *first, ("output of up's adapter, before and after scaling", "8 b s i")])
         if self._down:
             choices.append([hidden, product, *gradient, *self._read_by_down()])
-        if self._behind:
-            kept = [] if self._whole else self._inputs("i", "") if self._down else []
-            choices.append([*kept, ("backward pass of the norm behind, five times float32", "20 b s h")])
-        return [*self._between(), *last, ("gradient of the layer's output", "g b s h"), *self._larger(*choices)]
+        return choices
 
     def attention(self) -> Terms:
         """The backward pass of attention: scores in float32 three times more, or the kernel's gradients."""
@@ -113,6 +123,7 @@ class Instants:
         if not self._eager:
             terms.append(("attention's output", f"g b s q{attention}"))
             terms += [("the mask as numbers", f"g b s s{attention}")] if self._masked else []
+            terms += [("output with padding put back", f"g b s q{attention}")] if self._unpads else []
         else:
             terms.append(("softmax of the scores, float32", f"4 b a s s{attention}"))
             half = feed_forward is not None and self._letters["g"] == 2

@@ -22,7 +22,7 @@ LEGEND = {
     "v": "words in it, at most 32,768",
     "a": "attention heads",
     "q": "width of the queries: heads times head size",
-    "k": "width of keys and values, q where the kernel wants them repeated for every head",
+    "k": "width of keys and values; q where they are repeated for every head",
     "n": "widths of a layer's norms but the last, added up",
     "x": "widths of what adapters of the attention part read, added up, shared ones once",
     "y": "the same for gate and up",
@@ -111,10 +111,11 @@ def _weights(spec: RunSpec) -> dict[str, float]:
 
 def _repeats(spec: RunSpec, batch: Batch, activation: float) -> bool:
     """Whether keys and values are repeated for every head: all do but flash attention, which takes no mask."""
+    if spec.attention != "sdpa":
+        return spec.attention == "eager"
     computed = spec.autocast or (torch.float32 if activation == 4 else spec.dtype)
     masked = batch.padded or batch.packed
-    kernel = sdpa_kernel(spec.device.kind, spec.device.capability, computed, masked)
-    return spec.attention == "eager" or masked or kernel == "efficient"
+    return masked or sdpa_kernel(spec.device.kind, spec.device.capability, computed, masked) == "efficient"
 
 
 def _read(spec: RunSpec, letters: dict[str, float]) -> dict[str, float]:

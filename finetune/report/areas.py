@@ -137,8 +137,10 @@ def _mark_parts(axes: Axes, parts: list[Stretch], number: int, width: int) -> No
         left, right = max(first - 0.5, 0), min(last + 0.5, number - 1)
         if left:
             axes.axvline(left, color=INK["paper"], linewidth=1, zorder=1.5)  # over the areas, under the lines
-        ends, below = [left + unit, right - unit], axes.get_xaxis_transform()
-        axes.plot(ends, [-0.025] * 2, transform=below, clip_on=False, color=INK["muted"], linewidth=2)
+        axes.plot(
+            [left + unit, right - unit], [-0.025] * 2, transform=axes.get_xaxis_transform(), clip_on=False,
+            color=INK["muted"], linewidth=2, solid_capstyle="butt",
+        )  # fmt: skip
     for label in labels(parts, number, unit):
         at, down = (label.at, 0), (0, -12 - 16 * label.row)
         axes.annotate(

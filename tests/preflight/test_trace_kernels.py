@@ -1,18 +1,16 @@
-"""Stand-ins for what tracing cannot see: kernels that a card would choose, and the state of optimisers."""
+"""Stand-ins for what tracing cannot see: the kernels that a device chooses, and what they take for themselves."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import bitsandbytes
 import pytest
 import torch
 from torch.nn import functional
-from traced import BATCH, described, levels, peak
+from traced import BATCH, CARD, described, highest, levels, peak
 
-from finetune.preflight.kernels import Kernels, grouped_mm, sdpa_kernel
-from finetune.preflight.optimisers import CODE, state_sizes
-from finetune.preflight.tape import OPTIMISER, Recorder, Tape
+from finetune.preflight.kernels import Attention, Kernels, grouped_mm, sdpa_kernel
+from finetune.preflight.tape import DEQUANTISED, Recorder, Tape
 from finetune.preflight.trace import trace
 
 SCORES = (2, 4, 8, 8)
@@ -99,53 +97,51 @@ def test_grouped_products_take_what_real_ones_take(dtype: torch.dtype, trained: 
     assert peak(meta) == peak(real)
 
 
-@pytest.mark.parametrize("elements", [1, 100, 4095, 4096, 5000, 99_999, 100_000, 262_144])
-@pytest.mark.parametrize(
-    ("name", "optimiser"),
-    [("adamw_8bit", bitsandbytes.optim.AdamW8bit), ("adamw_32bit", bitsandbytes.optim.AdamW32bit)],
-)
-def test_states_are_as_large_as_bitsandbytes_makes_them(
-    name: str, optimiser: type[torch.optim.Optimizer], elements: int
-) -> None:
-    state = stepped(optimiser, [elements])[0]
-    codes = [value.nbytes for key, value in state.items() if key.startswith("qmap")]
-    assert codes == ([CODE] * 2 if "8bit" in name and elements >= 4096 else [])
-    sizes = [value.nbytes for key, value in state.items() if torch.is_tensor(value) and not key.startswith("qmap")]
-    assert sorted(sizes) == sorted(state_sizes(name, elements))
-    paged = state_sizes(f"paged_{name}", elements)
-    assert sum(paged) < sum(sizes) if elements >= 100_000 else paged == state_sizes(name, elements)
+def attend(device: str, kernel: str, tokens: int, groups: int, masked: bool = False) -> Tape:
+    """Attention of 4 heads, of which `groups` have keys of their own, 40 wide, forward and backward: the real kernel of
+    the CPU, or the stand-in for `kernel`."""
+    recorder = Recorder(device, "cpu")
+    q, k, v = (torch.ones(2, heads, tokens, 40, device=device, requires_grad=True) for heads in (4, groups, groups))
+    mask = torch.ones(2, 1, tokens, tokens, device=device) if masked else None
+    with recorder:
+        if device == "cpu":
+            out = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=not masked)
+        else:
+            out = Attention.apply(q, k, v, mask, kernel, recorder.tape, 0)
+        torch.autograd.grad((out * 2).sum(), (q, k, v))
+    return recorder.tape
 
 
-def stepped(optimiser: type[torch.optim.Optimizer], counts: list[int]) -> list[dict]:
-    """States of tensors of so many elements after one step."""
-    tensors = [torch.nn.Parameter(torch.ones(count)) for count in counts]
-    for tensor in tensors:
-        tensor.grad = torch.ones_like(tensor)
-    made = optimiser(tensors, lr=1e-3)
-    made.step()
-    return [made.state[tensor] for tensor in tensors]
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_takes_what_the_cpus_kernel_takes(masked: bool) -> None:
+    meta, real = attend("meta", "cpu", 100, 4, masked), attend("cpu", "cpu", 100, 4, masked)
+    assert meta.sizes == real.sizes
+    assert peak(meta) == peak(real)
 
 
 @pytest.mark.parametrize(
-    ("name", "optimiser"), [("adamw_torch", torch.optim.AdamW), ("adamw_8bit", bitsandbytes.optim.AdamW8bit)]
+    ("kernel", "groups", "saved", "taken"),
+    [
+        # tokens of the sums that are saved; row sums and q's gradient in float32, and k's and v's of every head
+        ("flash", 4, 130, [2 * 4 * 256, 2 * 256 * 4 * 64]),
+        ("flash", 2, 130, [2 * 4 * 256, 2 * 256 * 4 * 64, 2 * 130 * 4 * 40, 2 * 130 * 4 * 40]),
+        ("efficient", 4, 160, [2 * 4 * 192, 2 * 192 * 4 * 64]),
+        ("cpu", 4, 130, []),
+    ],
 )
-@pytest.mark.parametrize("rank", [4, 80])
-def test_a_trace_holds_the_whole_state(
-    tmp_path: Path, name: str, optimiser: type[torch.optim.Optimizer], rank: int
-) -> None:
-    """Also the two codes of 8-bit state, which all tensors share and which come with the first that is large enough."""
-    spec = described(tmp_path, "smollm2", f"training.optimizer={name}", f"lora.r={rank}")
-    states = stepped(optimiser, [tensor.elements for tensor in spec.tensors if tensor.trainable])
-    tensors = [value for state in states for value in state.values() if torch.is_tensor(value)]
-    storages = {tensor.untyped_storage()._cdata: tensor.nbytes for tensor in tensors}
-    assert alive_between_steps(trace(spec, BATCH)) == sum(storages.values())
+def test_attention_takes_its_kernels_buffers(kernel: str, groups: int, saved: int, taken: list[int]) -> None:
+    """Worked by hand for 2 x 4 x 130 x 40 in float32: output, sums, product and loss; their gradients and buffers."""
+    tape = attend("meta", kernel, 130, groups)
+    out, own = 2 * 4 * 130 * 40, 2 * groups * 130 * 40
+    assert [size // 4 for size in tape.sizes] == [out, 2 * 4 * saved, out, 1, 1, out, *taken, out, own, own]
 
 
-def alive_between_steps(tape: Tape) -> int:
-    """Bytes of the optimiser when the second micro step begins."""
-    alive = 0
-    for event in tape.events[: tape.last_update]:
-        number = event if event >= 0 else ~event
-        if tape.causes[number] == OPTIMISER:
-            alive += tape.sizes[number] if event >= 0 else -tape.sizes[number]
-    return alive
+def test_a_4bit_product_expands_its_weight(tmp_path: Path) -> None:
+    """One weight at a time, in the type of the computation, forward and backward."""
+    tape = trace(described(tmp_path, "llama3", device=CARD), BATCH)
+    q, k, of_mlp = 64 * 64 * 2, 32 * 64 * 2, 176 * 64 * 2
+    births = list(zip(tape.phases, tape.causes, tape.sizes, strict=True))
+    forward = [size for phase, cause, size in births if (phase, cause) == ("layer forward", DEQUANTISED)]
+    assert forward == [q, k, k, q, of_mlp, of_mlp, of_mlp] * 4  # two layers, two steps
+    assert {size for phase, cause, size in births if cause == DEQUANTISED} == {q, k, of_mlp}
+    assert highest(tape, DEQUANTISED) == of_mlp

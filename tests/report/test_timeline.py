@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_pages import REPORT, Page, contrast, metrics, pages, write_run
 
@@ -71,10 +72,10 @@ def both(tmp_path_factory) -> tuple[str, str]:
     return pages(write_preflight(tmp_path_factory.mktemp("run")))
 
 
-def heights(svg: str, colour: str) -> list[list[float]]:
-    """The y of each corner of every path filled with a colour, in viewBox units: less is higher."""
-    paths = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: var\(--{colour}\)', svg)
-    return [[float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)] for path in paths]
+def corners(svg: str, colour: str) -> np.ndarray:
+    """Corners (x, y) of the one path filled with a colour, in viewBox units from the top left."""
+    (path,) = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: var\(--{colour}\)', svg)
+    return np.array([[float(x), float(y)] for x, y in re.findall(r"[ML] (\S+) (\S+)", path)])
 
 
 def test_causes_are_those_of_the_tape():
@@ -124,6 +125,17 @@ def test_the_legend_names_what_is_drawn():
     assert {colour for colour, _ in figure.key} < INK.keys()
 
 
+def test_the_areas_are_drawn_to_scale():
+    figure, edges = predicted_memory(changed()).curves[0], stacked(changed().memory.timeline)
+    for svg in (figure.svg, figure.narrow):
+        ground, level = max(corners(svg, "weights")[:, 1]), min(corners(svg, "weights")[:, 1])
+        for cause, edge in edges.items():
+            (left, *_, right), path = sorted(corners(svg, "weights")[:, 0]), corners(svg, cause.replace(" ", "-"))
+            assert path[[0, -1]].tolist() == [[left, ground], [right, ground]]
+            drawn = np.interp(np.linspace(left, right, len(edge)), *path[1:-1].T)
+            assert (ground - drawn) / (ground - level) == pytest.approx(np.array(edge) / (4 * GIB), rel=1e-3)
+
+
 def test_lower_areas_are_drawn_over_higher_ones():
     fills = re.findall(
         r'<path d="[^"]+"[^>]*style="fill: var\(--([a-z-]+)\)', predicted_memory(changed()).curves[0].svg
@@ -144,11 +156,9 @@ def test_the_peak_stands_on_the_areas_with_its_size_and_phase():
     for svg in (figure.svg, figure.narrow):
         assert re.search(r">8\.25 GiB, loss backward</text>", svg)
         assert len(re.findall(r"\d GiB, ", svg)) == 1
-        (edge,), (weights,) = heights(svg, "batch"), heights(svg, "weights")
+        edge = corners(svg, "batch")[:, 1]
         (dot,) = re.findall(r'<use href="#m\w+" x="\S+" y="([\d.]+)" style="fill: var\(--ink\); stroke', svg)
-        ground = max(edge)
         assert float(dot) == pytest.approx(min(edge), abs=0.02)
-        assert (ground - min(edge)) / (ground - min(weights)) == pytest.approx(PEAK / (4 * GIB), rel=1e-3)
 
 
 def test_names_wider_than_their_part_go_lower_and_never_overlap():
@@ -183,8 +193,7 @@ def test_the_bar_adds_up_to_the_device():
     assert bar.key == [("other", "rest of the process, 1.25 GiB"), ("rule", "free, 14.50 GiB")]
     spans = {}
     for colour in ("weights", "logits-and-loss", "other", "rule"):
-        (path,) = re.findall(rf'<path d="([^"]+)"[^>]*style="fill: var\(--{colour}\)', bar.svg)
-        x = [float(at) for at in re.findall(r"[ML] (\S+) ", path)]
+        x = corners(bar.svg, colour)[:, 0]
         spans[colour] = (min(x), max(x))
     widths = {colour: right - left for colour, (left, right) in spans.items()}
     assert widths["weights"] / widths["logits-and-loss"] == pytest.approx(4 / 3, rel=1e-3)
