@@ -3,7 +3,8 @@
     python benchmarks/preflight_time.py [--rounds 5] [--json benchmarks/results/preflight_time.json] [CONFIG ...]
 
 Each round is a process of its own: seconds from the libraries' being imported to the answer, and the highest resident
-memory of the process, imports included. The configurations are those in configs/ for cards.
+memory of the process, imports included. A second round asks for a card of 8 GiB, on which a plan for 24 does not fit
+and advice is priced. The configurations are those in configs/ for cards.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from environment import REPO, environment
 
 SECONDS, BYTES = 5.0, 2 * 2**30
 """What is allowed on two cores."""
+SMALL = "8GiB"
 MEASURE = """
 import json, sys, time
 import finetune.pipeline
 from finetune.training import peak_resident
 start = time.perf_counter()
 from finetune.config import load_config
-from finetune.preflight import preflight
+from finetune.preflight import find_card, preflight
 from finetune.spec import describe
-verdict = preflight(describe(load_config(sys.argv[1])))
+verdict = preflight(describe(load_config(sys.argv[1]), find_card(sys.argv[2]) if sys.argv[2:] else None))
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "bytes": peak_resident(), "allocated": verdict.prediction.allocated}))
 """
@@ -40,8 +42,11 @@ def main() -> None:
     options = _arguments()
     rows = {config.stem: _measure(config, options.rounds) for config in options.configs or _plans()}
     for name, row in rows.items():
-        print(f"{name:<28}{row['seconds']:7.2f} s (worst {max(row['rounds']):.2f}) {row['bytes'] / 2**30:6.2f} GiB")
-    slow = [name for name, row in rows.items() if row["seconds"] > SECONDS or row["bytes"] > BYTES]
+        times = (
+            f"{row['seconds']:7.2f} s (worst {max(row['rounds']):.2f}), with advice {row['seconds_with_advice']:.2f} s"
+        )
+        print(f"{name:<28}{times}, {row['bytes'] / 2**30:.2f} GiB")
+    slow = [name for name, row in rows.items() if _slowest(row) > SECONDS or row["bytes"] > BYTES]
     result = {"allowed": {"seconds": SECONDS, "bytes": BYTES}, "configs": rows, "environment": environment()}
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -52,21 +57,29 @@ def _plans() -> list[Path]:
     return sorted((REPO / "configs").glob("qlora_r16*.yaml"))
 
 
+def _slowest(row: dict[str, Any]) -> float:
+    return max(row["seconds"], row["seconds_with_advice"])
+
+
 def _measure(config: Path, rounds: int) -> dict[str, Any]:
     """The median of the seconds, each round's, and the most memory."""
     runs = [_run(config) for _ in range(rounds)]
+    advised = [_run(config, SMALL) for _ in range(rounds)]
     return {
         "seconds": round(statistics.median(run["seconds"] for run in runs), 2),
         "rounds": [round(run["seconds"], 2) for run in runs],
-        "bytes": max(run["bytes"] for run in runs),
+        "seconds_with_advice": round(statistics.median(run["seconds"] for run in advised), 2),
+        "bytes": max(run["bytes"] for run in [*runs, *advised]),
         "allocated_bytes": runs[0]["allocated"],
     }
 
 
-def _run(config: Path) -> dict[str, Any]:
+def _run(config: Path, *card: str) -> dict[str, Any]:
     paths = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH", "")]))
     variables = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(config)], capture_output=True, text=True, env=variables)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(config), *card], capture_output=True, text=True, env=variables
+    )
     if done.returncode:
         sys.exit(f"{config.name} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -26,7 +26,9 @@ PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 
 def finetune(*arguments: str) -> str:
     """What a `finetune` command prints, 100 columns wide and without colour."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1"}
+    # An empty cache of the hub: what is to be downloaded is shown, whatever this machine already has.
+    shown = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = {**os.environ, **shown, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(REPO / "no-cache")}
     command = [sys.executable, "-m", "finetune.cli", *arguments]
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, check=True)
     return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip("\n")

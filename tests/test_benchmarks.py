@@ -49,6 +49,16 @@ def test_losses_equal_those_of_plain_trl(tiny_model: Path, rows_file: Path, tmp_
     assert str(tmp_path) not in out.read_text()
 
 
+def test_the_time_of_a_preflight(config_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "time.json"
+    done = run("preflight_time.py", "--rounds", 1, "--json", out, config_file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = json.loads(out.read_text())["configs"]["config"]
+    assert 0 < row["seconds"] == row["rounds"][0]
+    assert 0 < row["allocated_bytes"] < row["bytes"]
+    assert "with advice" in done.stdout
+
+
 def test_losses_that_differ_are_told_apart(module) -> None:
     parity = module("parity_trl")
     assert parity.relative_differences([2.0, 4.0], [2.0, 3.0]) == [0.0, 0.25]
