@@ -118,7 +118,7 @@ def preflight(
     verdict = pipeline.look_ahead(loaded, gpu, with_data=data, examples=examples)
     _print_json(verdict.to_json()) if as_json else show(verdict, Console())
     if explain and not as_json:
-        print(closed_form.explain(verdict.spec, traced=verdict.prediction.allocated))
+        print(closed_form.explain(verdict.spec, traced=verdict.prediction.allocated, batch=verdict.batch))
     if not verdict.fits:
         raise typer.Exit(3)
 

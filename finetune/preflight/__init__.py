@@ -7,14 +7,14 @@ trace.py         two steps of the described run on the meta device, every byte f
   loading.py     the order in which tensors come, and what passes on the way
   tape.py        births and deaths of storages, by cause
   kernels.py     what kernels take that no dispatch shows, and attention as the device will run it
-  autocast.py, offload.py, optimisers.py, shapes.py, flops.py
+  autocast.py, flash.py, offload.py, optimisers.py, shapes.py, flops.py
 allocator.py     torch's caching allocator, simulated
 prediction.py    a tape through the allocator: allocated, reserved, process, what is alive at the peak
 depth.py         the same from two shallow traces, for whoever needs many
 verdict.py       prediction against device: fits or not
   advice.py, largest.py, changes.py   what would make it fit, and the most that does
 hardware.py, disk.py, duration.py     cards, disk and time
-closed_form.py   the peak by a sum that a person can check
+closed_form.py   the peak by a sum that a person can check, of instants.py and letters.py
 show.py          a verdict for people
 """
 
