@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from finetune.preflight.prediction import ERRORS
 from finetune.preflight.tape import (
     ADAPTERS,
     BATCH,
@@ -58,14 +59,26 @@ def _memory(verdict: Verdict) -> Table:
     table.add_column()
     for cause, size in sorted(prediction.breakdown.items(), key=lambda item: -item[1]):
         table.add_row(f"[{COLOURS[cause]}]■[/] {cause}", _gib(size), f"{size / prediction.allocated:5.1%}")
+    within = {name: f"± {error:.0%}" for name, error in ERRORS.items()} if device.kind == "cuda" else {}
     where = f"in the {prediction.phase} ({prediction.operation})"
-    table.add_row("[bold]allocated at peak[/bold]", f"[bold]{_gib(prediction.allocated)}[/bold]", where)
+    table.add_row(
+        "[bold]allocated at peak[/bold]",
+        f"[bold]{_gib(prediction.allocated)}[/bold]",
+        _said(where, within.get("allocated")),
+    )
     if device.kind == "cuda":
-        table.add_row("reserved", _gib(prediction.reserved), "with what torch's allocator keeps")
+        table.add_row(
+            "reserved", _gib(prediction.reserved), _said("with what torch's allocator keeps", within["reserved"])
+        )
     beside = "with the CUDA context" if device.kind == "cuda" else "with Python and its libraries"
-    table.add_row("process", _gib(prediction.process), beside)
+    table.add_row("process", _gib(prediction.process), _said(beside, within.get("process")))
     table.add_row("device", _gib(device.memory_bytes), "")
     return table
+
+
+def _said(what: str, within: str | None) -> str:
+    """`what` with the largest error that its figure has had against measured runs."""
+    return f"{what}, {within}" if within else what
 
 
 def _bar(verdict: Verdict) -> Text:

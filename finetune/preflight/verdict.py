@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from finetune.errors import ConfigError, DoesNotFit
 from finetune.preflight.advice import Advice, advise
@@ -13,17 +13,16 @@ from finetune.preflight.disk import Disk, disk_needs
 from finetune.preflight.duration import Duration, expected_time
 from finetune.preflight.hardware import context_bytes
 from finetune.preflight.largest import largest
-from finetune.preflight.prediction import Prediction, predict
+from finetune.preflight.prediction import ERRORS, Prediction, predict
 from finetune.preflight.step import Batch
 from finetune.preflight.trace import worst_batch
 from finetune.spec import RunSpec
 from finetune.spec.device import find_device
 
 GIB = 2**30
-MARGIN = 0.03
-"""The worst error of the allocated bytes against measured runs (docs/preflight.md): kept free, so that `fits` holds."""
+MARGIN = ERRORS["allocated"]
+"""Kept free, so that `fits` holds."""
 
-Solvable = Literal["seq_len", "micro_batch_size"]
 KEYS = {"seq_len": "data.max_length", "micro_batch_size": "training.micro_batch_size"}
 
 
@@ -83,6 +82,7 @@ class Verdict:
                 "needed_bytes": self.needed,
                 "peak_phase": prediction.phase,
                 "peak_operation": prediction.operation,
+                "largest_errors": ERRORS,
                 "breakdown_bytes": prediction.breakdown,
                 **instants,
             },

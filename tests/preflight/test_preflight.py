@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from repo import REPO
 from finetune.config import RunConfig, load_config
 from finetune.errors import ConfigError, DoesNotFit
 from finetune.preflight import find_card, predict, preflight
+from finetune.preflight.prediction import ERRORS
 from finetune.spec import Device, describe
 
 PLAN = REPO / "configs" / "qlora_r16.yaml"
@@ -129,3 +131,14 @@ def test_paging_needs_a_card(tiny_model: Path) -> None:
     with pytest.raises(DoesNotFit, match=r"training\.optimizer=paged_adamw_8bit pages between card and host") as caught:
         preflight(describe(config, Device("cpu", "CPU", 2**34, bf16=False))).require_fit()
     assert caught.value.hint == "set training.optimizer=adamw_torch"
+
+
+def test_the_errors_that_are_stated_are_those_that_were_seen() -> None:
+    """Rounded up to the next percent: no run is further off than is said, and no more is said than was seen."""
+    results = json.loads((REPO / "benchmarks" / "results" / "preflight_accuracy.json").read_text(encoding="utf-8"))
+    for figure, stated in ERRORS.items():
+        runs = [run for run in results["runs"] if run["loss"] == "full_logits" and figure in run["errors"]]
+        worst = max(abs(run["errors"][figure]) for run in runs)
+        assert stated - 0.01 < worst <= stated, figure
+    shown = preflight(describe(load_config(PLAN), find_card("RTX 4090"))).to_json()
+    assert shown["memory"]["largest_errors"] == ERRORS
