@@ -44,7 +44,17 @@ def advise(spec: RunSpec, allowed: int, most: int = 3) -> list[Advice]:
             single.append(_advice(spec, changes, cost))
         if len(single) == most:
             break
-    return single or [_together(prices, allowed)]
+    return single or _shorter(prices, allowed) or [_together(prices, allowed)]
+
+
+def _shorter(prices: Prices, allowed: int) -> list[Advice]:
+    """The longest sequence that fits, where no change helps that leaves the data as it is; less than half of it would
+    cut most rows, and several changes together are better."""
+    tokens = largest(prices, "data.max_length", allowed, near=NEAR)
+    if not tokens or 2 * tokens < prices.spec.config.data.max_length:
+        return []
+    changes = {"data.max_length": tokens}
+    return [_advice(prices.spec, changes, prices(changes))]
 
 
 def _together(prices: Prices, allowed: int) -> Advice:
@@ -63,7 +73,7 @@ def _together(prices: Prices, allowed: int) -> Advice:
 
 
 def _single_changes(prices: Prices, allowed: int) -> Iterator[Changes]:
-    """Changes to try alone. The largest batch and the longest sequence that fit are searched for, not halved."""
+    """Changes to try alone. The largest batch that fits is searched for, not halved."""
     spec = prices.spec
     for changes in _free_changes(spec):
         if "training.micro_batch_size" in changes:
@@ -72,9 +82,6 @@ def _single_changes(prices: Prices, allowed: int) -> Iterator[Changes]:
                 yield {"training.micro_batch_size": _divisor(spec.config.training.effective_batch_size, rows)}
         else:
             yield changes
-    tokens = largest(prices, "data.max_length", allowed, near=NEAR)
-    if tokens and 2 * tokens >= spec.config.data.max_length:  # less than half cuts most rows: the last resort
-        yield {"data.max_length": tokens}
 
 
 def _divisor(number: int, most: int) -> int:

@@ -19,7 +19,7 @@ from finetune.errors import ConfigError
 from finetune.spec import Device
 
 MIB = 2**20
-CPU_PROCESS_BYTES = 1536 * MIB
+CPU_PROCESS_BYTES = 2304 * MIB
 """Interpreter, libraries, data and what malloc keeps: the quickstart's resident peak less its tensors (measured)."""
 CONTEXT_MIB = {(7, 5): 141, (8, 0): 501, (8, 6): 256, (8, 9): 426}
 """Largest CUDA context measured on a generation: T4, A100, RTX 3090, RTX 6000 Ada."""
