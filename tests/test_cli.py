@@ -93,7 +93,7 @@ def test_preflight_that_does_not_fit_exits_3_and_says_what_would(call) -> None:
     code, out, _ = call("preflight", REPO / "configs/qlora_r16.yaml", "--gpu", "8GiB")
     assert code == 3
     assert "does not fit" in out
-    assert "`training.micro_batch_size=2` would fit" in out or "`data.max_length=" in out
+    assert "`training.micro_batch_size=2 training.gradient_accumulation_steps=8` would fit: " in out
 
 
 def test_a_7b_run_without_a_gpu_is_refused_before_anything_is_fetched(call, tmp_path: Path) -> None:
