@@ -33,6 +33,7 @@ from finetune.training import (
     peak_resident,
     prepare_reporters,
     rehearse,
+    row_lengths,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         metrics = MetricsWriter(run.metrics, trainer)
         trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory), LossGuard(), ManifestWriter())
         audit(spec, trainer)
-        expected = predict(spec, largest_batch(spec, data)).allocated
+        largest = largest_batch(spec, data)
+        expected = (verdict.prediction if largest == verdict.batch else predict(spec, largest)).allocated
         rehearsal = rehearse(spec, trainer, run.path, predicted=expected)
         _say(console, rehearsal.notes)
         if dry_run:
@@ -144,7 +146,7 @@ def set_allocator(config: RunConfig) -> None:
 def largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
     """The micro batch of the longest rows (or fullest packs): no other takes more."""
     rows = spec.config.training.micro_batch_size
-    longest = sorted((len(ids) for ids in data.train_dataset["input_ids"]), reverse=True)[:rows]
+    longest = sorted(row_lengths(data.train_dataset), reverse=True)[:rows]
     packed = spec.config.data.packing
     return Batch(len(longest), longest[0], padded=not packed and longest[-1] < longest[0], packed=packed)
 

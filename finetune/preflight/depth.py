@@ -13,7 +13,6 @@ from transformers import PretrainedConfig
 
 from finetune.preflight.hardware import context_bytes
 from finetune.preflight.prediction import predict
-from finetune.preflight.step import Batch
 from finetune.spec import RunSpec
 
 LISTS = ("layer_types", "mlp_layer_types", "no_rope_layers", "mlp_only_layers")
@@ -28,7 +27,7 @@ class Price:
     process: int
 
 
-def price(spec: RunSpec, batch: Batch | None = None) -> Price:
+def price(spec: RunSpec) -> Price:
     """The peak of a described run, from traces at two depths; from a whole one where layers do not repeat evenly."""
     period = _period(spec.model_config.get_text_config())
     layers = spec.model_config.get_text_config().num_hidden_layers
@@ -37,9 +36,9 @@ def price(spec: RunSpec, batch: Batch | None = None) -> Price:
     first = _multiple(period, least)
     depths = (first, first + max(period, 1))
     if period == 0 or layers <= depths[1] + period:
-        whole = predict(spec, batch)
+        whole = predict(spec)
         return Price(whole.allocated, whole.process)
-    low, high = (predict(_shallow(spec, depth), batch) for depth in depths)
+    low, high = (predict(_shallow(spec, depth)) for depth in depths)
     allocated = max(_line(depths, pair, layers) for pair in _by_phase(low.peaks, high.peaks))
     # What the allocator keeps beside is no straight line; that of the deeper trace stands for it.
     kept = high.reserved - high.allocated

@@ -133,6 +133,10 @@ def context_measured(device: Device) -> bool:
     return card is not None and card.context_mib is not None
 
 
+HANDLES = 2
+"""cuBLAS handles of a run: that of Python's thread and that of autograd's."""
+
+
 def workspace_bytes(device: Device) -> int:
     """cuBLAS workspaces inside torch's caching allocator, which counts them as allocated.
 
@@ -143,7 +147,7 @@ def workspace_bytes(device: Device) -> int:
     """
     if device.kind == "cpu":
         return 0
-    return 2 * (32 * MIB if device.capability and device.capability >= (9, 0) else 8_519_680)
+    return HANDLES * (32 * MIB if device.capability and device.capability >= (9, 0) else 8_519_680)
 
 
 def _card_of_size(text: str) -> Device:

@@ -19,9 +19,6 @@ from finetune.preflight.flops import attention_flops
 if TYPE_CHECKING:
     from finetune.preflight.tape import Tape
 
-CUBLAS_WORKSPACE = 8_519_680
-"""Bytes of a cuBLAS workspace before Hopper (`CublasHandlePool.cpp`: 2 x 4096 KiB and 8 x 16 KiB)."""
-
 
 class Buffer(NamedTuple):
     """Bytes that an operation takes beside its result and gives back when it returns: before the result exists

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from finetune.preflight.hardware import workspace_bytes
+from finetune.preflight.hardware import HANDLES, workspace_bytes
 from finetune.preflight.kernels import sdpa_kernel
 from finetune.preflight.optimisers import state_sizes
 from finetune.preflight.step import Batch
@@ -96,7 +96,7 @@ def _bytes(spec: RunSpec) -> dict[str, float]:
     compute, adapter = spec.compute_dtype.itemsize, _adapter_bytes(spec)
     return {
         "g": _activation_bytes(spec), "c": compute, "m": adapter, "e": adapter if casts(spec) else compute,
-        "w": workspace_bytes(spec.device) // 2,
+        "w": workspace_bytes(spec.device) // HANDLES,
     }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def replay(tape: Tape, spec: RunSpec) -> Prediction:
         allocated=memory.peak_allocated,
         reserved=reserved,
         process=reserved + context_bytes(spec.device),
-        phase=player.phase_at_peak,
+        phase=tape.phases[player.born_at_peak],
         operation=_plain(tape.ops[player.born_at_peak]),
         breakdown=player.breakdown,
         peaks=player.peaks,
@@ -115,7 +115,7 @@ class _Player:
 
     def __init__(self, tape: Tape, memory: CachingAllocator | Exact) -> None:
         self.tape, self.memory = tape, memory
-        self.phase_at_peak, self.born_at_peak = "", 0
+        self.born_at_peak = 0
         self.breakdown: dict[str, int] = {}
         self.peaks: dict[str, int] = {}
         self.timeline: list[Instant] = []
@@ -134,8 +134,7 @@ class _Player:
                 alive[tape.causes[number]] += taken[number]
                 self.peaks[phases[index]] = max(self.peaks.get(phases[index], 0), memory.allocated)
                 if memory.allocated > peak:
-                    peak, risen = memory.allocated, True
-                    self.phase_at_peak, self.born_at_peak = phases[index], number
+                    peak, risen, self.born_at_peak = memory.allocated, True, number
             else:
                 if risen:  # the top of a climb: what is alive now was alive at the peak
                     self.breakdown, risen = {cause: size for cause, size in alive.items() if size}, False

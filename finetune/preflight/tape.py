@@ -116,9 +116,7 @@ class Recorder(TorchDispatchMode):
         self.tape.flops += flops_of(name, args)
         buffers = buffers_of(name, args, result, self._target)
         early = [self._take(buffer, name) for buffer in buffers if buffer.first]
-        for part in (
-            (result,) if isinstance(result, torch.Tensor) else result if isinstance(result, (tuple, list)) else ()
-        ):
+        for part in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(part, torch.Tensor):
                 self._see(part)
         late = [self._take(buffer, name) for buffer in buffers if not buffer.first]

@@ -12,7 +12,7 @@ from trl.kernels import chunked_logprob
 
 from finetune.preflight import flash
 from finetune.preflight.autocast import replaced
-from finetune.preflight.hardware import workspace_bytes
+from finetune.preflight.hardware import HANDLES, workspace_bytes
 from finetune.preflight.kernels import grouped_mm
 from finetune.preflight.loading import load
 from finetune.preflight.step import Batch, Loop, Step
@@ -35,7 +35,7 @@ def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model
     model = model or spec.skeleton()
     device = next(model.parameters()).device.type
     batch = batch or worst_batch(spec)
-    recorder = Recorder(device, target, workspace_bytes(spec.device) // 2)
+    recorder = Recorder(device, target, workspace_bytes(spec.device) // HANDLES)
     made_here = spec.config.model.weights == "random"  # module by module, nothing is read
     load(recorder, model, spec.dtype, moved=loop.moved or made_here)
     with ExitStack() as stack:

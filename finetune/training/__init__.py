@@ -18,7 +18,7 @@ from finetune.training.evaluation import evaluate_model
 from finetune.training.memory import MemoryMeter, peak_resident
 from finetune.training.metrics import LossGuard, MetricsWriter
 from finetune.training.progress import ProgressBar
-from finetune.training.rehearsal import Rehearsal, rehearse
+from finetune.training.rehearsal import Rehearsal, rehearse, row_lengths
 from finetune.training.reporters import prepare_reporters
 from finetune.training.trainer import Trainer, build_trainer
 
@@ -37,4 +37,5 @@ __all__ = [
     "peak_resident",
     "prepare_reporters",
     "rehearse",
+    "row_lengths",
 ]

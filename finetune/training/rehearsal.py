@@ -98,9 +98,14 @@ def rehearse(spec: RunSpec, trainer: Trainer, folder: Path, *, predicted: int) -
     )
 
 
+def row_lengths(dataset: Dataset) -> list[int]:
+    """Tokens of each row (or pack), without making a Python number of every token."""
+    return pyarrow.compute.list_value_length(dataset.with_format("arrow")[:]["input_ids"]).to_pylist()
+
+
 def _extremes(dataset: Dataset, size: int) -> tuple[list[dict], list[dict]]:
     """The shortest row (or pack), and the `size` longest: no micro batch can be larger."""
-    lengths = pyarrow.compute.list_value_length(dataset.with_format("arrow")[:]["input_ids"]).to_pylist()
+    lengths = row_lengths(dataset)
     longest = heapq.nlargest(size, range(len(lengths)), key=lengths.__getitem__)
     return [dataset[lengths.index(min(lengths))]], [dataset[index] for index in longest]
 
