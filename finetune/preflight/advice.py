@@ -35,7 +35,7 @@ def advise(spec: RunSpec, allowed: int, most: int = 3) -> list[Advice]:
     """Up to `most` single changes that bring a run under `allowed` bytes of process memory, cheapest in speed first;
     where none does alone, several together. Empty where nothing helps."""
     prices = Prices(spec)
-    if prices(_merged(_free_changes(spec)) | {"data.max_length": SHORTEST}).process > allowed:
+    if prices(_least(spec)).process > allowed:
         return []
     single: list[Advice] = []
     for changes in _single_changes(prices, allowed):
@@ -89,8 +89,12 @@ def _divisor(number: int, most: int) -> int:
     return next(rows for rows in range(min(most, number), 0, -1) if number % rows == 0)
 
 
-def _merged(all_changes: Iterator[Changes]) -> dict[str, Any]:
-    return {key: value for changes in all_changes for key, value in changes.items()}
+def _least(spec: RunSpec) -> Changes:
+    """All changes at once, at the shortest sequence: the least that the run can take. Without offloading, which is
+    slow to trace and moves next to nothing of so short a row."""
+    merged = {key: value for changes in _free_changes(spec) for key, value in changes.items()}
+    merged.pop("training.activation_offloading", None)
+    return {**merged, "data.max_length": SHORTEST}
 
 
 def _free_changes(spec: RunSpec) -> Iterator[Changes]:

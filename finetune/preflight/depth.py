@@ -32,7 +32,7 @@ def price(spec: RunSpec) -> Price:
     period = _period(spec.model_config.get_text_config())
     layers = spec.model_config.get_text_config().num_hidden_layers
     # Offloaded activations of the last few layers are still on the card: a line begins behind them.
-    least = 8 if spec.config.training.activation_offloading else 2
+    least = 6 if spec.config.training.activation_offloading else 2
     first = _multiple(period, least)
     depths = (first, first + max(period, 1))
     if period == 0 or layers <= depths[1] + period:
