@@ -10,14 +10,17 @@ from repo import REPO
 
 BELOW = {
     "errors": set(),
+    "study": set(),
     "config": {"errors"},
     "spec": {"config", "errors"},
 }
+TOOLKITS = {"batching"}
+BELOW |= {toolkit: {"study", "spec", "config", "errors"} for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
-BELOW |= {room: {"spec", "config", "errors"} for room in ROOMS}
+BELOW |= {room: {"spec", "config", "errors"} | TOOLKITS for room in ROOMS}
 BELOW["doctor"] = {"spec", "config", "errors"}
-BELOW["pipeline"] = ROOMS | BELOW["spec"] | {"spec"}
-BELOW["cli"] = {"pipeline", "doctor"} | BELOW["pipeline"]
+BELOW["pipeline"] = ROOMS | TOOLKITS | BELOW["spec"] | {"spec"}
+BELOW["cli"] = {"pipeline", "doctor", "study"} | BELOW["pipeline"]
 
 
 def imported_rooms(source: str) -> set[str]:

@@ -179,6 +179,8 @@ class TrainingConfig(Section):
     """Held-out prompts answered before and after training, for the report."""
     sample_max_new_tokens: Positive = 64
     """Longest of those answers, in tokens."""
+    noise_scale: bool = True
+    """Measures the gradient noise scale where gradients are accumulated: how large a batch still pays."""
     rehearsal: bool = True
     """Runs the largest batches and one checkpoint save before training, measures them and puts everything back."""
 

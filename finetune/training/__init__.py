@@ -8,6 +8,7 @@ evaluation.py   held-out loss per token
 checkpoints.py  a manifest for every checkpoint; the newest good one
 memory.py       memory of the run on its device
 metrics.py      metrics.jsonl, tokens per second, a guard against NaN
+noise.py        gradient noise scale, from the micro batches of an update
 progress.py     the bar on the terminal
 reporters.py    TensorBoard, W&B, MLflow, Trackio
 """

@@ -27,7 +27,10 @@ class MetricsWriter(TrainerCallback, ExportableState):
     are part of every checkpoint, so those of a run that was resumed are of the whole run.
     """
 
-    KEYS = ("loss", "learning_rate", "grad_norm", "eval_loss", "entropy", "mean_token_accuracy")
+    KEYS = (
+        "loss", "learning_rate", "grad_norm", "eval_loss", "entropy", "mean_token_accuracy",
+        "noise_scale", "noise_scale_low", "noise_scale_high",
+    )  # fmt: skip
 
     def __init__(self, path: Path, trainer: Trainer) -> None:
         self.path = path

@@ -15,6 +15,7 @@ from finetune.spec import RunSpec
 from finetune.spec.loss import IGNORED, next_token_loss
 from finetune.training.evaluation import evaluate_model
 from finetune.training.memory import MemoryMeter
+from finetune.training.noise import NoiseMeter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 class Trainer(SFTTrainer):
     """SFTTrainer with a choice of loss kernel, held-out loss per token, and a count of what was learned from.
 
+    `noise` estimates the gradient noise scale of a run that accumulates, None where nothing does.
     `rows_seen` and `tokens_seen` count rows and tokens without padding, `trained_seen` those with a label. They are
     tensors on the model's device, so that counting never waits for it.
     """
@@ -35,6 +37,10 @@ class Trainer(SFTTrainer):
         self.memory = MemoryMeter(self.args.device)
         self.remove_callback(PrinterCallback)  # the progress bar says it better
         self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)))
+        accumulates = self.args.gradient_accumulation_steps > 1
+        self.noise = NoiseMeter(self) if spec.config.training.noise_scale and accumulates else None
+        if self.noise:
+            self.add_before_reporters(self.noise)
         zero = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.rows_seen, self.tokens_seen, self.trained_seen = zero.clone(), zero.clone(), zero.clone()
 
@@ -71,9 +77,14 @@ class Trainer(SFTTrainer):
         """One forward and backward pass; counts the batch."""
         self.rows_seen += inputs.pop("rows").sum()
         self.tokens_seen += inputs.pop("tokens").sum()
-        self.trained_seen += (inputs["labels"] != IGNORED).sum()
+        labels = inputs["labels"]
+        trained = (labels != IGNORED).sum()
+        self.trained_seen += trained
         with self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()):
-            return super().training_step(model, inputs, *args, **kwargs)
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.noise:
+            self.noise.after_micro_batch(labels, trained)
+        return loss
 
     def compute_loss(
         self,
