@@ -5,6 +5,7 @@ Results go to stdout, everything else to stderr. Imports no torch, so that `--he
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.errors import FinetuneError
+from finetune.errors import ConfigError, FinetuneError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data before it costs anything.")
@@ -33,6 +34,12 @@ Overrides = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(help="Run directory (the output_dir of a run).", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+Gpu = Annotated[str | None, typer.Option(help="A card (RTX 4090, T4) or a size (24GiB); this machine's where absent.")]
+WithData = Annotated[bool, typer.Option("--data", help="Read the data, and price the lengths that its rows have.")]
+
+LABS = {"descent": "finetune.batching.descent_lab", "batch": "finetune.batching.batch_lab"}
+"""Studies by name, each a module with a function `run`."""
 
 
 def main() -> None:
@@ -91,15 +98,11 @@ def train(
 def preflight(
     config: Config,
     overrides: Overrides = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="A card (RTX 4090, T4) or a size (24GiB); this machine's where absent.")
-    ] = None,
+    gpu: Gpu = None,
     most: Annotated[
         str | None, typer.Option("--max", help="Print the largest seq_len or micro_batch_size that fits, and leave.")
     ] = None,
-    data: Annotated[
-        bool, typer.Option("--data", help="Read the data, and price the lengths that its rows have.")
-    ] = False,
+    data: WithData = False,
     examples: Annotated[int | None, typer.Option(min=1, help="Number of training rows, for the time in all.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Add the sum that a person can check by hand.")] = False,
     as_json: Json = False,
@@ -121,6 +124,48 @@ def preflight(
         print(closed_form.explain(verdict.spec, traced=verdict.prediction.allocated, batch=verdict.batch))
     if not verdict.fits:
         raise typer.Exit(3)
+
+
+@app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    gpu: Gpu = None,
+    data: WithData = False,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Number of training rows (packs where data.packing is on).")
+    ] = None,
+    noise_scale: Annotated[
+        float | None, typer.Option(help="Gradient noise scale in rows, from the report of an earlier run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The whole plan of a run, with reasons: parameters, memory, updates, learning rate, operations, time."""
+    from finetune.config import load_config
+
+    loaded = load_config(config, overrides or [])
+    from finetune import pipeline
+    from finetune.plan import show_plan
+
+    made = pipeline.plan_ahead(loaded, gpu, with_data=data, examples=examples, noise_scale=noise_scale)
+    _print_json(made.to_json()) if as_json else show_plan(made, Console())
+    if not made.verdict.fits:
+        raise typer.Exit(3)
+
+
+@app.command()
+def lab(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(LABS)}.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the table, the plots and the numbers.")] = Path("runs/lab"),
+    as_json: Json = False,
+) -> None:
+    """Run one of the studies behind the product, and write its table and plots."""
+    if name not in LABS:
+        raise ConfigError(f"{name!r} is not a study", f"`finetune lab NAME` knows {', '.join(LABS)}")
+    study = importlib.import_module(LABS[name]).run()
+    written = study.write(out)
+    _print_json(study.to_json()) if as_json else study.show(Console())
+    err.print(*(f"wrote {path}" for path in written), sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("eval")

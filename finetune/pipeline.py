@@ -17,6 +17,7 @@ from finetune.config import RunConfig
 from finetune.data import LoadedData, load_data
 from finetune.errors import ConfigError, DoesNotFit, RunDirError, Stopped
 from finetune.model import answer, build_model, load_trained
+from finetune.plan import DataSize, Plan, make_plan
 from finetune.preflight import Batch, Verdict, find_card, predict, preflight, solve
 from finetune.report import Measured, RunDir, write_report
 from finetune.spec import RunSpec, describe, load_tokenizer
@@ -86,11 +87,32 @@ def look_ahead(
 ) -> Verdict:
     """What a run would take, on this machine or on a card by its name or size. `with_data` reads the data for the
     lengths of its rows; without, every row is priced at `max_length`. `examples` rows, where given, tell the time."""
+    return _look_ahead(config, gpu, with_data, examples)[0]
+
+
+def plan_ahead(
+    config: RunConfig,
+    gpu: str | None = None,
+    *,
+    with_data: bool = False,
+    examples: int | None = None,
+    noise_scale: float | None = None,
+) -> Plan:
+    """The whole plan of a run, as `look_ahead` and with what follows from the number of examples."""
+    verdict, data = _look_ahead(config, gpu, with_data, examples)
+    return make_plan(verdict, examples=examples, data=data, noise_scale=noise_scale)
+
+
+def _look_ahead(
+    config: RunConfig, gpu: str | None, with_data: bool, examples: int | None
+) -> tuple[Verdict, DataSize | None]:
     spec = describe(config, find_card(gpu) if gpu else None)
     if not with_data:
-        return preflight(spec, examples=examples)
+        return preflight(spec, examples=examples), None
     data = load_data(spec)
-    return preflight(spec, batch=largest_batch(spec, data), examples=len(data.train_dataset))
+    stats = data.train.stats
+    size = DataSize(len(data.train_dataset), stats.tokens, stats.trained_tokens, stats.longest)
+    return preflight(spec, batch=largest_batch(spec, data), examples=size.examples), size
 
 
 def solve_for(config: RunConfig, gpu: str | None, what: str) -> dict[str, int]:
@@ -239,6 +261,7 @@ def _collect(measured: Measured, trainer: Trainer, metrics: MetricsWriter, befor
     measured.rows, measured.tokens = int(trainer.rows_seen), int(trainer.tokens_seen)
     measured.trained_tokens = int(trainer.trained_seen)
     measured.steps, measured.epochs = trainer.state.global_step, trainer.state.epoch
+    measured.noise_scale = trainer.noise.estimate() if trainer.noise else None
     measured.peak_bytes, measured.process_bytes = trainer.memory.peak(), peak_resident()
     measured.eval_before, measured.eval_after = before["eval_loss"], after["eval_loss"]
     pairs = zip(before["answers"], after["answers"], strict=True)

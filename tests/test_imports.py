@@ -19,7 +19,8 @@ BELOW |= {toolkit: {"study", "spec", "config", "errors"} for toolkit in TOOLKITS
 ROOMS = {"report", "training", "model", "data", "preflight"}
 BELOW |= {room: {"spec", "config", "errors"} | TOOLKITS for room in ROOMS}
 BELOW["doctor"] = {"spec", "config", "errors"}
-BELOW["pipeline"] = ROOMS | TOOLKITS | BELOW["spec"] | {"spec"}
+BELOW["plan"] = {"preflight"} | BELOW["preflight"]
+BELOW["pipeline"] = {"plan"} | ROOMS | TOOLKITS | BELOW["spec"] | {"spec"}
 BELOW["cli"] = {"pipeline", "doctor", "study"} | BELOW["pipeline"]
 
 

@@ -2,9 +2,21 @@
 
 updates.py      updates of an epoch and of a run, warm-up, the last partial batch
 scaling.py      learning rate with batch size: the rules, and when each fails
-noise_scale.py  gradient noise scale, exact and from the micro batches of a run
+suggestion.py   what a measured noise scale says of the batch
+noise_scale.py  gradient noise scale, exact and from the micro batches of a run; needs torch, so it is imported by name
 """
 
-from finetune.batching.noise_scale import NoiseScale, NoiseScaleAverage, exact_noise_scale, unbiased_pair
+from finetune.batching.scaling import Doubt, scaling_doubts, scaling_ratio
+from finetune.batching.suggestion import NoiseScale, noise_words
+from finetune.batching.updates import Updates, count_updates, require_enough
 
-__all__ = ["NoiseScale", "NoiseScaleAverage", "exact_noise_scale", "unbiased_pair"]
+__all__ = [
+    "Doubt",
+    "NoiseScale",
+    "Updates",
+    "count_updates",
+    "noise_words",
+    "require_enough",
+    "scaling_doubts",
+    "scaling_ratio",
+]

@@ -9,9 +9,10 @@ updates of exact gradients, and 1 + B |G|² / tr Σ times the examples of single
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
+
+from finetune.batching.suggestion import NoiseScale
 
 Z95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
@@ -44,17 +45,6 @@ def unbiased_pair(
     small_square = (counts * small_squares).sum() / total
     noise = (small_square - big_square) * total / (number - 1)
     return noise, big_square - noise / total
-
-
-@dataclass(frozen=True)
-class NoiseScale:
-    """An estimate with its 95 % interval, in examples; `high` is infinite, and so may `value` be, where |G|² is not
-    told apart from zero. `updates` is the number of updates that it rests on, older ones weighing less."""
-
-    value: float
-    low: float
-    high: float
-    updates: float
 
 
 class NoiseScaleAverage:

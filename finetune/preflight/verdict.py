@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune.batching import count_updates
 from finetune.errors import ConfigError, DoesNotFit
 from finetune.preflight.advice import Advice, advise
 from finetune.preflight.changes import Prices
@@ -104,7 +105,8 @@ def preflight(spec: RunSpec, *, batch: Batch | None = None, examples: int | None
     batch = batch or worst_batch(spec)
     prediction = predict(spec, batch)
     training = spec.config.training
-    updates = _updates(spec, examples)
+    counted = count_updates(training, examples)
+    updates = counted.total if counted else None
     disk = disk_needs(spec, updates=updates)
     flops = prediction.flops * training.gradient_accumulation_steps
     duration = expected_time(spec.device, flops, updates, dtype=spec.compute_dtype, tokens=batch.rows * batch.tokens)
@@ -135,6 +137,19 @@ def solve(spec: RunSpec, what: str) -> int:
     return found
 
 
+def larger_micro_batch(spec: RunSpec) -> tuple[int, int] | None:
+    """A larger micro batch that fits and leaves the effective batch as it is: its rows, and the bytes of the process;
+    None where the next one does not fit. Each step is at least a doubling, and two passes are left."""
+    prices, found = Prices(spec), None
+    rows, size = spec.config.training.micro_batch_size, spec.config.training.effective_batch_size
+    while (rows := next((r for r in range(2 * rows, size // 2 + 1) if size % r == 0), 0)) > 0:
+        process = prices({"training.micro_batch_size": rows}).process
+        if process > _allowed(spec):
+            break
+        found = rows, process
+    return found
+
+
 def needed(spec: RunSpec, prediction: Prediction) -> int:
     """Bytes that a device must have for a prediction to fit it."""
     if spec.device.kind == "cpu":
@@ -145,17 +160,6 @@ def needed(spec: RunSpec, prediction: Prediction) -> int:
 def _allowed(spec: RunSpec) -> int:
     """Bytes that a priced change may take: so that what it is priced at, from shallow traces, holds in full."""
     return int(spec.device.memory_bytes * (1 - MARGIN))
-
-
-def _updates(spec: RunSpec, examples: int | None) -> int | None:
-    training = spec.config.training
-    if training.max_steps:
-        return training.max_steps
-    if examples is None:
-        return None
-    # A last partial batch makes an update too, in every epoch.
-    per_epoch = math.ceil(math.ceil(examples / training.micro_batch_size) / training.gradient_accumulation_steps)
-    return math.ceil(training.epochs * per_epoch)
 
 
 def _lacks_memory(spec: RunSpec, prediction: Prediction) -> list[str]:

@@ -3,7 +3,7 @@
 run_dir.py   the run directory: claimed, filled, or gone again
 write.py     report.json: predicted beside measured
 schema.py    what report.json and preflight.json may hold
-pages.py     report.md and report.html from them; facts.py, wording.py and templates/ serve it
+pages.py     report.md and report.html from them; facts.py, batch.py, wording.py and templates/ serve it
 curves.py    figures of what was measured; areas.py of what was predicted, from timeline.py; svg.py draws both
 """
 

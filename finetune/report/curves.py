@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_curves(rows: list[dict[str, Any]], predicted_bytes: int | None = None) -> list[Curve]:
+def draw_curves(
+    rows: list[dict[str, Any]], predicted_bytes: int | None = None, effective_batch_size: int | None = None
+) -> list[Curve]:
     """Every curve that the rows of `metrics.jsonl` allow; an empty list where there are none."""
     small = (
         ("learning_rate", "Learning rate", 1, None),
@@ -21,7 +23,8 @@ def draw_curves(rows: list[dict[str, Any]], predicted_bytes: int | None = None) 
         ("tokens_per_second", "Tokens per second", 1, None),
         ("memory_bytes", "Memory, GiB", 2**30, predicted_bytes),
     )
-    return [curve for curve in (_loss(rows), *(_single(rows, *spec) for spec in small)) if curve]
+    curves = (_loss(rows), *(_single(rows, *spec) for spec in small), _noise_scale(rows, effective_batch_size))
+    return [curve for curve in curves if curve]
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -85,6 +88,30 @@ def _single(rows: list[dict[str, Any]], name: str, title: str, unit: float, pred
 
     key = [("train", "measured peak so far"), ("held-out", "predicted peak")] if predicted is not None else []
     return Curve(name, title, _summary((title, (steps, values / unit))), key, _svg(name, SMALL, plot))
+
+
+def _noise_scale(rows: list[dict[str, Any]], size: int | None) -> Curve | None:
+    """The noise scale with its 95 % interval, beside the batch that was taken; an end that is missing is unbounded."""
+    import numpy as np
+
+    name, title = "noise_scale", "Gradient noise scale, rows"
+    steps, low = series(rows, f"{name}_low")
+    values, highs = (dict(zip(*series(rows, key), strict=True)) for key in (name, f"{name}_high"))
+    value = np.array([values.get(step, math.nan) for step in steps])
+    if not _measured((steps, value)):
+        return None
+    top = 1.3 * max(np.nanmax(value), size or 0)
+    high = np.array([min(highs.get(step, top), top) for step in steps])
+
+    def plot(axes: Axes) -> None:
+        axes.fill_between(steps, low, high, color=INK["train"], alpha=0.2, linewidth=0)
+        _line(axes, steps, value)
+        if size:
+            axes.axhline(size, color=INK["held-out"], linewidth=1.4, dashes=(4, 3))
+        axes.set_ylim(0, top)
+
+    key = [("train", "with its 95 % interval"), *([("held-out", "effective batch")] if size else [])]
+    return Curve(name, title, _summary((title, (steps, value))), key, _svg(name, SMALL, plot))
 
 
 def _measured(points: tuple[np.ndarray, np.ndarray]) -> bool:

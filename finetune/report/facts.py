@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from finetune.report.batch import batch_rows
 from finetune.report.schema import Report
 from finetune.report.wording import change, count, duration, gib, known, moment, percent, perplexity, plain, rate
 
@@ -113,6 +114,7 @@ def tables(report: Report) -> list[Table]:
     """Every table of the pages, in their order; a table with nothing in it is left out."""
     every = [
         Table("Measured", [], _measured(report)),
+        Table("Batch size", [], batch_rows(report)),
         Table("Rehearsal", [], _rehearsal(report)),
         Table("Settings", [], _settings(report)),
         _data(report),

@@ -33,7 +33,7 @@ def write_pages(run: Path) -> None:
         "sentence": facts.sentence(report),
         "figures": facts.figures(report),
         "tables": facts.tables(report),
-        "curves": draw_curves(rows, report.memory.predicted_bytes),
+        "curves": draw_curves(rows, report.memory.predicted_bytes, report.train.effective_batch_size),
         "memory": predicted_memory(preflight, report.memory.measured_bytes),
         "notes": [*report.notes, *_unreadable(unreadable), *fault],
         "chat": f"finetune chat {shlex.quote(str(run))}",

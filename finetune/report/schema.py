@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 
 class Part(BaseModel):
@@ -65,6 +66,15 @@ class TrainLoss(Part):
     last: float | None = None
 
 
+class Noise(Part):
+    """Gradient noise scale with its 95 % interval, in rows; an end that is null is unbounded, so is a value."""
+
+    value: float = math.inf
+    low: float = 0.0
+    high: float = math.inf
+    updates: float = 0.0
+
+
 class Train(Part):
     """What the training loop did; tokens without padding, seconds of the loop alone."""
 
@@ -76,7 +86,9 @@ class Train(Part):
     epochs: float | None = None
     loss: TrainLoss = TrainLoss()
     learning_rate: float | None = None
-    effective_batch_size: int | None = None
+    micro_batch_size: PositiveInt = 1
+    effective_batch_size: PositiveInt | None = None
+    noise_scale: Noise | None = None
 
 
 class EvalLoss(Part):

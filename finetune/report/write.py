@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
+from finetune.batching import NoiseScale
 from finetune.report.pages import write_pages
 from finetune.report.run_dir import RunDir
 from finetune.spec import RunSpec
@@ -33,6 +35,7 @@ class Measured:
     peak_bytes: int = 0
     process_bytes: int = 0
     memory_meaning: str = ""
+    noise_scale: NoiseScale | None = None
     rehearsal: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
@@ -95,5 +98,12 @@ def _train(spec: RunSpec, measured: Measured) -> dict[str, Any]:
         "epochs": measured.epochs,
         "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
         "learning_rate": spec.learning_rate,
+        "micro_batch_size": spec.config.training.micro_batch_size,
         "effective_batch_size": spec.config.training.effective_batch_size,
+        "noise_scale": _noise(measured.noise_scale),
     }
+
+
+def _noise(noise: NoiseScale | None) -> dict[str, float | None] | None:
+    """An infinite value or end is no JSON: it becomes null."""
+    return {key: value if math.isfinite(value) else None for key, value in asdict(noise).items()} if noise else None

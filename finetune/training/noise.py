@@ -11,7 +11,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from finetune.batching import NoiseScale, NoiseScaleAverage, unbiased_pair
+from finetune.batching import NoiseScale
+from finetune.batching.noise_scale import NoiseScaleAverage, unbiased_pair
 
 if TYPE_CHECKING:
     from finetune.training.trainer import Trainer

@@ -8,7 +8,7 @@ import pytest
 import torch
 from assembly import Assembly, assemble
 
-from finetune.batching import unbiased_pair
+from finetune.batching.noise_scale import unbiased_pair
 from finetune.spec.loss import IGNORED
 from finetune.training import MetricsWriter
 

@@ -1,0 +1,102 @@
+"""From a verdict and the size of the data to a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune.batching import Doubt, Updates, count_updates, require_enough, scaling_doubts
+from finetune.errors import ConfigError
+from finetune.plan.plan import Plan, Tokens
+from finetune.preflight import Verdict, larger_micro_batch
+
+SPARSE = 0.5
+"""Mean over longest row below which most of a padded micro batch may be padding."""
+FULL_TOKENS = 4096
+"""Tokens in a pass up to which a card's utilisation still rises (the table in preflight/duration.py)."""
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """What was counted in data that was read: examples (rows or packs), tokens without padding, trained ones."""
+
+    examples: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+
+
+def make_plan(
+    verdict: Verdict, *, examples: int | None = None, data: DataSize | None = None, noise_scale: float | None = None
+) -> Plan:
+    """The plan of a run that `verdict` is about. `noise_scale` was measured by an earlier run, in examples.
+
+    Raises ConfigError where an update takes more examples than there are.
+    """
+    training = verdict.spec.config.training
+    examples = data.examples if data else examples
+    if examples is not None:
+        require_enough(training, examples)
+    if noise_scale is not None and noise_scale <= 0:
+        raise ConfigError(
+            f"--noise-scale {noise_scale:g} is no noise scale", "an earlier run's report names it, in rows"
+        )
+    updates = count_updates(training, examples)
+    doubts = scaling_doubts(training, updates, noise_scale)
+    doubts += [doubt for doubt in (_fuller_card(verdict), _padding(verdict, data), _length(verdict, data)) if doubt]
+    return Plan(verdict, updates, _tokens(verdict, updates, data), doubts)
+
+
+def _tokens(verdict: Verdict, updates: Updates | None, data: DataSize | None) -> Tokens:
+    """Of `micro_batch_size` rows of `max_length` where the data was not read: padding is counted as if it were text."""
+    config = verdict.spec.config
+    size = config.training.effective_batch_size
+    if data:
+        per_update = round(data.tokens / data.examples * size)
+        total = round(data.tokens * updates.epochs) if updates and updates.epochs else None
+        return Tokens(True, per_update, data.tokens, total)
+    per_update = size * config.data.max_length
+    per_epoch = updates.examples * config.data.max_length if updates and updates.examples else None
+    if updates is None:
+        return Tokens(False, per_update, None, None)
+    return Tokens(False, per_update, per_epoch, round(per_epoch * updates.epochs) if per_epoch else None)
+
+
+def _fuller_card(verdict: Verdict) -> Doubt | None:
+    """More rows at once, where they fit and a pass is small: the same updates, in fewer and larger products."""
+    training, batch = verdict.spec.config.training, verdict.batch
+    small = batch.rows * batch.tokens < FULL_TOKENS and training.gradient_accumulation_steps > 1
+    found = larger_micro_batch(verdict.spec) if small and verdict.fits and verdict.spec.device.kind == "cuda" else None
+    if found is None:
+        return None
+    rows, process = found
+    return Doubt(
+        f"a pass over {batch.rows * batch.tokens:,} tokens leaves a card waiting; {rows} rows at once fit too "
+        f"({process / 2**30:.2f} GiB), and the updates stay the same",
+        f"training.micro_batch_size={rows} "
+        f"training.gradient_accumulation_steps={training.effective_batch_size // rows}",
+    )
+
+
+def _padding(verdict: Verdict, data: DataSize | None) -> Doubt | None:
+    config = verdict.spec.config.data
+    if data is None or config.packing or verdict.spec.config.training.micro_batch_size == 1:
+        return None
+    full = data.tokens / data.examples / data.longest
+    if full >= SPARSE:
+        return None
+    return Doubt(
+        f"rows have {data.tokens / data.examples:,.0f} tokens in the mean and {data.longest:,} at most: up to "
+        f"{1 - full:.0%} of a micro batch is padding",
+        "data.packing=true",
+    )
+
+
+def _length(verdict: Verdict, data: DataSize | None) -> Doubt | None:
+    longest, allowed = (data.longest, verdict.spec.config.data.max_length) if data else (0, 0)
+    if not data or verdict.spec.config.data.packing or 2 * longest > allowed:
+        return None
+    return Doubt(
+        f"the longest row has {longest:,} tokens, data.max_length is {allowed:,}: a shorter one loses nothing, and "
+        "without --data it is what a preflight prices",
+        f"data.max_length={-(-longest // 64) * 64}",
+    )

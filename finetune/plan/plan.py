@@ -1,0 +1,63 @@
+"""The whole plan of a run before it starts: memory, updates, learning rate, operations, tokens, time, and doubts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune.batching import Doubt, Updates
+from finetune.preflight import Verdict
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens that a run sees: those of the data where it was read (`exact`), else as many as its batches have room
+    for. `per_epoch` and `total` are None where the number of examples, or of updates, is unknown."""
+
+    exact: bool
+    per_update: int
+    per_epoch: int | None
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A verdict with what follows from the number of examples; `updates` is None where that is unknown."""
+
+    verdict: Verdict
+    updates: Updates | None
+    tokens: Tokens
+    doubts: list[Doubt] = field(default_factory=list)
+
+    @property
+    def flops_per_update(self) -> int:
+        """Floating-point operations of one update, recomputation included; two for a multiplication and addition."""
+        return self.verdict.prediction.flops * self.verdict.spec.config.training.gradient_accumulation_steps
+
+    @property
+    def flops(self) -> int | None:
+        """Those of the whole run."""
+        return self.flops_per_update * self.updates.total if self.updates else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `finetune plan --json` prints: that of `preflight --json`, and more."""
+        seen = self.verdict.to_json()
+        spec, updates, tokens = self.verdict.spec, self.updates, self.tokens
+        return seen | {
+            "batch": seen["batch"] | {
+                "effective_batch_size": spec.config.training.effective_batch_size,
+                "examples": updates and updates.examples,
+                "steps_per_epoch": updates and updates.per_epoch,
+                "last_batch_size": updates and updates.last,
+                "total_steps": updates and updates.total,
+                "epochs": updates and updates.epochs,
+                "warmup_steps": updates and updates.warmup,
+                "learning_rate": spec.learning_rate,
+            },
+            "compute": seen["compute"] | {"flops_per_step": self.flops_per_update, "flops": self.flops},
+            "tokens": {
+                "exact": tokens.exact, "per_step": tokens.per_update, "per_epoch": tokens.per_epoch,
+                "total": tokens.total,
+            },
+            "doubts": [{"why": doubt.why, "change": doubt.change} for doubt in self.doubts],
+        }  # fmt: skip
