@@ -133,7 +133,7 @@ def plan(
     gpu: Gpu = None,
     data: WithData = False,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Number of training rows (packs where data.packing is on).")
+        int | None, typer.Option(help="Number of training rows (packs where data.packing is on).")
     ] = None,
     noise_scale: Annotated[
         float | None, typer.Option(help="Gradient noise scale in rows, from the report of an earlier run.")

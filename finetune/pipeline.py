@@ -17,7 +17,7 @@ from finetune.config import RunConfig
 from finetune.data import LoadedData, load_data
 from finetune.errors import ConfigError, DoesNotFit, RunDirError, Stopped
 from finetune.model import answer, build_model, load_trained
-from finetune.plan import DataSize, Plan, make_plan
+from finetune.plan import DataSize, Plan, make_plan, require_sense
 from finetune.preflight import Batch, Verdict, find_card, predict, preflight, solve
 from finetune.report import Measured, RunDir, write_report
 from finetune.spec import RunSpec, describe, load_tokenizer
@@ -99,6 +99,7 @@ def plan_ahead(
     noise_scale: float | None = None,
 ) -> Plan:
     """The whole plan of a run, as `look_ahead` and with what follows from the number of examples."""
+    require_sense(config.training, examples, noise_scale)
     verdict, data = _look_ahead(config, gpu, with_data, examples)
     return make_plan(verdict, examples=examples, data=data, noise_scale=noise_scale)
 

@@ -27,7 +27,7 @@ class Doubt:
 
 def scaling_doubts(training: TrainingConfig, updates: Updates | None, noise_scale: float | None = None) -> list[Doubt]:
     """What is doubtful about batch and learning rate. `noise_scale` is that of an earlier run, in examples."""
-    doubts = [_other_rule(training), _no_warmup(training), _few_updates(training, updates)]
+    doubts = [_other_rule(training), _no_warmup(training), _all_warmup(updates), _few_updates(training, updates)]
     doubts += [_beyond_noise(training, noise_scale), _partial(updates)]
     return [doubt for doubt in doubts if doubt]
 
@@ -59,6 +59,16 @@ def _no_warmup(training: TrainingConfig) -> Doubt | None:
     return Doubt(
         "a learning rate that was scaled up meets the steepest part of the loss at the first update",
         f"{scheduler}training.warmup_ratio=0.05",
+    )
+
+
+def _all_warmup(updates: Updates | None) -> Doubt | None:
+    """transformers' schedules begin at zero: the first update of a warm-up changes nothing."""
+    if updates is None or not updates.warmup or updates.total > updates.warmup + 1:
+        return None
+    return Doubt(
+        f"{updates.warmup:,} of {updates.total:,} updates are warm-up, whose first has a learning rate of zero",
+        "training.warmup_ratio=0",
     )
 
 

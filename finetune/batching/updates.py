@@ -44,10 +44,11 @@ def count_updates(training: TrainingConfig, examples: int | None) -> Updates | N
 
 def require_enough(training: TrainingConfig, examples: int) -> None:
     """Raises ConfigError where one update would take more examples than there are."""
-    size = training.effective_batch_size
+    size, most = training.effective_batch_size, examples // training.micro_batch_size
     if size > examples:
+        fewer = f"training.gradient_accumulation_steps={most} is the most"
         raise ConfigError(
             f"the effective batch of {training.micro_batch_size} x {training.gradient_accumulation_steps} = {size:,} "
             f"is more than the {examples:,} training examples: no update would be full",
-            "lower training.gradient_accumulation_steps, or name more rows",
+            f"{fewer if most else f'lower training.micro_batch_size to {examples} at most'}; or name more rows",
         )

@@ -5,8 +5,8 @@ make.py   from a verdict and the size of the data to a plan, with what it would 
 show.py   a plan for people
 """
 
-from finetune.plan.make import DataSize, make_plan
+from finetune.plan.make import DataSize, make_plan, require_sense
 from finetune.plan.plan import Plan
 from finetune.plan.show import show_plan
 
-__all__ = ["DataSize", "Plan", "make_plan", "show_plan"]
+__all__ = ["DataSize", "Plan", "make_plan", "require_sense", "show_plan"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune.batching import Doubt, Updates, count_updates, require_enough, scaling_doubts
+from finetune.config import TrainingConfig
 from finetune.errors import ConfigError
 from finetune.plan.plan import Plan, Tokens
 from finetune.preflight import Verdict, larger_micro_batch
@@ -25,21 +26,24 @@ class DataSize:
     longest: int
 
 
-def make_plan(
-    verdict: Verdict, *, examples: int | None = None, data: DataSize | None = None, noise_scale: float | None = None
-) -> Plan:
-    """The plan of a run that `verdict` is about. `noise_scale` was measured by an earlier run, in examples.
-
-    Raises ConfigError where an update takes more examples than there are.
-    """
-    training = verdict.spec.config.training
-    examples = data.examples if data else examples
+def require_sense(training: TrainingConfig, examples: int | None, noise_scale: float | None) -> None:
+    """Raises ConfigError where an update takes more examples than there are, and for a noise scale that is none."""
+    if examples is not None and examples < 1:
+        raise ConfigError(f"--examples {examples}: there is nothing to train on", "name the number of training rows")
     if examples is not None:
         require_enough(training, examples)
     if noise_scale is not None and noise_scale <= 0:
-        raise ConfigError(
-            f"--noise-scale {noise_scale:g} is no noise scale", "an earlier run's report names it, in rows"
-        )
+        raise ConfigError(f"--noise-scale {noise_scale:g} is not above zero", "an earlier run's report has it, in rows")
+
+
+def make_plan(
+    verdict: Verdict, *, examples: int | None = None, data: DataSize | None = None, noise_scale: float | None = None
+) -> Plan:
+    """The plan of a run that `verdict` is about. `noise_scale` was measured by an earlier run, in examples. Raises what
+    `require_sense` raises."""
+    training = verdict.spec.config.training
+    examples = data.examples if data else examples
+    require_sense(training, examples, noise_scale)
     updates = count_updates(training, examples)
     doubts = scaling_doubts(training, updates, noise_scale)
     doubts += [doubt for doubt in (_fuller_card(verdict), _padding(verdict, data), _length(verdict, data)) if doubt]
