@@ -31,11 +31,13 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; numbers are shown with four significant digits, integers whole."""
+    """Rows under named columns; numbers are shown with four significant digits, integers whole. `name` is that of its
+    place on a page, STUDY-NAME, empty where it has none."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    name: str = ""
 
 
 @dataclass(frozen=True)

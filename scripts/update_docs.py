@@ -2,13 +2,15 @@
 
     python scripts/update_docs.py            writes them
     python scripts/update_docs.py --check    exits 1 where one is out of date, naming it
+    python scripts/update_docs.py --labs     writes the tables and pictures of docs/fundamentals, running every study
 
-tests/test_docs.py runs the check.
+tests/test_docs.py runs the check; the pages of docs/fundamentals have tests of their own, which run the studies.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -108,6 +110,27 @@ def preflight_pages() -> Iterator[tuple[Path, str]]:
     yield drawing, drawn if digest in drawn else accuracy_page().picture(results, digest)
 
 
+def fundamentals() -> None:
+    """Runs every study and writes its tables and pictures into docs/fundamentals."""
+    from plan_page import plan_block, predictions, table
+
+    from finetune.cli import LABS
+    from finetune.study import markdown_table
+
+    folder = REPO / "docs" / "fundamentals"
+    blocks = {"choices": markdown_table(table(predictions())), "plan": plan_block()}
+    for module in LABS.values():
+        study = importlib.import_module(module).run()
+        blocks |= {f"{study.name}-{made.name}": markdown_table(made) for made in study.tables if made.name}
+        for plot in study.plots:
+            (folder / f"{study.name}-{plot.name}.svg").write_text(plot.svg(), encoding="utf-8")
+    for page in sorted(folder.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for name, block in blocks.items():
+            text = placed(text, name, block)
+        page.write_text(text, encoding="utf-8")
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     """Every file this script keeps, with what it should hold."""
     yield REPO / "configs" / "schema.json", schema()
@@ -131,4 +154,6 @@ def main(check: bool) -> int:
 
 
 if __name__ == "__main__":
+    if "--labs" in sys.argv[1:]:
+        fundamentals()
     sys.exit(main("--check" in sys.argv[1:]))

@@ -44,6 +44,10 @@ class NoiseMeter(TrainerCallback, ExportableState):
         device = self.trainer.args.device
         self.average.sums = torch.tensor(saved["sums"], dtype=torch.float64, device=device)
         self.rows, self.tokens = saved["rows"], torch.tensor(saved["tokens"], device=device)
+        self.watch()
+
+    def watch(self) -> None:
+        """Hangs a hook on every trained tensor."""
         self._begin_update()
         self._hooks = [parameter.register_hook(self._see) for parameter in self._trained()]
 
