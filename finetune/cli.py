@@ -162,6 +162,8 @@ def lab(
     """Run one of the studies behind the product, and write its table and plots."""
     if name not in LABS:
         raise ConfigError(f"{name!r} is not a study", f"`finetune lab NAME` knows {', '.join(LABS)}")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: not a folder", "name a folder, or none for runs/lab")
     study = importlib.import_module(LABS[name]).run()
     written = study.write(out)
     _print_json(study.to_json()) if as_json else study.show(Console())

@@ -22,7 +22,20 @@ from types import ModuleType
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results" / "preflight_accuracy.json"
-COMMANDS = ["", "train", "preflight", "eval", "chat", "report", "doctor", "schema", "data", "data preview"]
+COMMANDS = [
+    "",
+    "train",
+    "preflight",
+    "plan",
+    "lab",
+    "eval",
+    "chat",
+    "report",
+    "doctor",
+    "schema",
+    "data",
+    "data preview",
+]
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 
 

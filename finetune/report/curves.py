@@ -111,7 +111,7 @@ def _noise_scale(rows: list[dict[str, Any]], size: int | None) -> Curve | None:
         axes.set_ylim(0, top)
 
     key = [("train", "with its 95 % interval"), *([("held-out", "effective batch")] if size else [])]
-    return Curve(name, title, _summary((title, (steps, value))), key, _svg(name, SMALL, plot))
+    return Curve(name, title, _summary((title, series(rows, name))), key, _svg(name, SMALL, plot))
 
 
 def _measured(points: tuple[np.ndarray, np.ndarray]) -> bool:
