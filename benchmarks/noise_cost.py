@@ -78,8 +78,10 @@ def main() -> None:
         trainer.add_callback(turn)
         trainer.train()
     result = summary(turn.seconds[WARM_UP:], turn.inside / updates * 2, spec.device.kind)
-    print(f"an update takes {result['seconds_without']:.3f} s; the noise scale {result['share_of_pairs']:+.2%} (pairs), "
-          f"{result['share_inside']:.2%} inside the meter")  # fmt: skip
+    print(f"an update takes {result['seconds_without']:.3f} s without the noise scale")
+    print(
+        f"with it {result['share_of_pairs']:+.2%} over pairs, {result['share_inside']:.2%} of the time inside the meter"
+    )
     if options.json:
         options.json.write_text(json.dumps({**result, "environment": environment()}, indent=1) + "\n", encoding="utf-8")
     decisive = result["share_inside" if spec.device.kind == "cpu" else "share_of_pairs"]

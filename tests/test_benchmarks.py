@@ -49,6 +49,18 @@ def test_losses_equal_those_of_plain_trl(tiny_model: Path, rows_file: Path, tmp_
     assert str(tmp_path) not in out.read_text()
 
 
+def test_the_cost_of_the_noise_scale(config_file: Path, tmp_path: Path) -> None:
+    """That it is measured: on a tiny model it costs far more than the 2 % that it may cost on a real one."""
+    out = tmp_path / "cost.json"
+    done = run("noise_cost.py", config_file, "training.gradient_accumulation_steps=4", "--updates", 6, "--json", out)
+    result = json.loads(out.read_text())
+    assert result["pairs"] == 3 and result["device"] == "cpu"
+    assert 0 < result["share_inside"] < 1
+    assert done.returncode == int(result["share_inside"] > result["allowed"]), done.stderr
+    refused = run("noise_cost.py", config_file, "training.gradient_accumulation_steps=1")
+    assert "does not accumulate gradients" in refused.stderr
+
+
 def test_the_time_of_a_preflight(config_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "time.json"
     done = run("preflight_time.py", "--rounds", 1, "--json", out, config_file)

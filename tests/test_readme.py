@@ -72,6 +72,9 @@ def test_no_command_is_new_to_this_test() -> None:
         "finetune preflight configs/qlora_r16.yaml --gpu 'RTX 4090'",
         "finetune preflight configs/qlora_r16.yaml --gpu 24GiB --max seq_len",
         "finetune preflight configs/qlora_r16.yaml --gpu T4 --explain",
+        "finetune plan configs/qlora_r16.yaml --gpu 'RTX 4090' --examples 3200",
+        "finetune lab descent",
+        "finetune lab batch",
     }
     assert set(commands()) == known
 
@@ -117,6 +120,7 @@ def test_preflight_and_doctor() -> None:
     assert "fits" in run("finetune preflight configs/qlora_r16.yaml --gpu 'RTX 4090'").stdout
     assert int(run("finetune preflight configs/qlora_r16.yaml --gpu 24GiB --max seq_len").stdout) >= 2048
     assert "b s h" in run("finetune preflight configs/qlora_r16.yaml --gpu T4 --explain").stdout
+    assert "200 an epoch" in run("finetune plan configs/qlora_r16.yaml --gpu 'RTX 4090' --examples 3200").stdout
     assert run("finetune doctor").returncode == 0
 
 
