@@ -4,6 +4,8 @@ updates.py      updates of an epoch and of a run, warm-up, the last partial batc
 scaling.py      learning rate with batch size: the rules, and when each fails
 suggestion.py   what a measured noise scale says of the batch
 noise_scale.py  gradient noise scale, exact and from the micro batches of a run; needs torch, so it is imported by name
+problems.py, descent.py, variance.py, rates.py   gradient descent and its stochastic kin, on two convex problems
+descent_lab.py, descent_measures.py, epochs_to_target.py, descent_plots.py   `finetune lab descent`
 """
 
 from finetune.batching.scaling import Doubt, scaling_doubts, scaling_ratio
