@@ -33,6 +33,7 @@ from finetune.training import (
     newest_good,
     peak_resident,
     prepare_reporters,
+    prove_packing,
     rehearse,
     row_lengths,
 )
@@ -60,6 +61,9 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         metrics = MetricsWriter(run.metrics, trainer)
         trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory), LossGuard(), ManifestWriter())
         audit(spec, trainer)
+        proof = prove_packing(trainer) if config.data.packing else None
+        proven = [proof.note()] if proof else []
+        _say(console, proven)
         largest = largest_batch(spec, data)
         expected = (verdict.prediction if largest == verdict.batch else predict(spec, largest)).allocated
         rehearsal = rehearse(spec, trainer, run.path, predicted=expected)
@@ -76,7 +80,7 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
             predicted_bytes=expected,
             memory_meaning=trainer.memory.meaning,
             rehearsal=rehearsal.to_json(),
-            notes=rehearsal.notes,
+            notes=[*proven, *rehearsal.notes],
         )
         _collect(measured, trainer, metrics, before, after)
         return write_report(spec, data, run, measured)

@@ -2,6 +2,7 @@
 
 trainer.py      the trainer: TRL's, with adapters left in their own dtype and tokens counted
 audit.py        what was built is what was described
+packing.py      rows of a pack do not see each other, proven before training
 rehearsal.py    the largest batches and a checkpoint, before training begins
 unchanged.py    a trainer that is used and then as it was
 evaluation.py   held-out loss per token
@@ -18,6 +19,7 @@ from finetune.training.checkpoints import ManifestWriter, newest_good
 from finetune.training.evaluation import evaluate_model
 from finetune.training.memory import MemoryMeter, peak_resident
 from finetune.training.metrics import LossGuard, MetricsWriter
+from finetune.training.packing import PackingProof, prove_packing
 from finetune.training.progress import ProgressBar
 from finetune.training.rehearsal import Rehearsal, rehearse, row_lengths
 from finetune.training.reporters import prepare_reporters
@@ -28,6 +30,7 @@ __all__ = [
     "ManifestWriter",
     "MemoryMeter",
     "MetricsWriter",
+    "PackingProof",
     "ProgressBar",
     "Rehearsal",
     "Trainer",
@@ -37,6 +40,7 @@ __all__ = [
     "newest_good",
     "peak_resident",
     "prepare_reporters",
+    "prove_packing",
     "rehearse",
     "row_lengths",
 ]
