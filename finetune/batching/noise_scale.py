@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.special import stdtrit
 
 from finetune.batching.suggestion import NoiseScale
 
-Z95 = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
+CERTAINTY = 0.95
+"""Of the interval."""
 
 
 def exact_noise_scale(gradients: torch.Tensor) -> float:
@@ -76,13 +77,18 @@ class NoiseScaleAverage:
             return None
         s, g, ss, gg, sg = (value / weight for value in (s, g, ss, gg, sg))
         each = 1 / (effective - 1)  # variance of a mean from the spread around it
-        return NoiseScale(*_fieller(s, g, (ss - s * s) * each, (gg - g * g) * each, (sg - s * g) * each), effective)
+        # Student's t: two or three updates know little of their own spread.
+        quantile = float(stdtrit(effective - 1, (1 + CERTAINTY) / 2))
+        moments = s, g, (ss - s * s) * each, (gg - g * g) * each, (sg - s * g) * each
+        return NoiseScale(*_fieller(*moments, quantile), effective)
 
 
-def _fieller(s: float, g: float, var_s: float, var_g: float, cov: float) -> tuple[float, float, float]:
-    """Ratio s / g with all r >= 0 for which s - r g is within its own 95 % of zero: a r² - 2 b r + c <= 0."""
+def _fieller(s: float, g: float, var_s: float, var_g: float, cov: float, quantile: float) -> tuple[float, float, float]:
+    """Ratio s / g with all r >= 0 for which s - r g is within `quantile` of its own standard deviations of zero:
+    a r² - 2 b r + c <= 0."""
     value = max(s / g, 0.0) if g > 0 else math.inf
-    a, b, c = g * g - Z95**2 * var_g, s * g - Z95**2 * cov, s * s - Z95**2 * var_s
+    square = quantile**2
+    a, b, c = g * g - square * var_g, s * g - square * cov, s * s - square * var_s
     root = math.sqrt(max(b * b - a * c, 0.0))
     if a > 0 and g > 0:
         return value, max((b - root) / a, 0.0), max((b + root) / a, 0.0)

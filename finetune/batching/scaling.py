@@ -57,7 +57,7 @@ def _no_warmup(training: TrainingConfig) -> Doubt | None:
         return None
     scheduler = "training.lr_scheduler=constant_with_warmup " if training.lr_scheduler == "constant" else ""
     return Doubt(
-        "a learning rate that was scaled up meets the steepest part of the loss at the first update",
+        "a learning rate that was scaled up may be too high for the first updates, where the loss is steepest",
         f"{scheduler}training.warmup_ratio=0.05",
     )
 

@@ -28,4 +28,7 @@ def noise_words(noise: NoiseScale, effective_batch_size: int, micro_batch_size: 
     if noise.low <= size <= noise.high:
         return f"the effective batch of {size:,} is as large as the noise scale, within its error: {costs}"
     way = "a larger batch still saves updates" if size < noise.low else "a smaller batch would save rows"
-    return f"about {nearest:,} in place of {size:,}: {way}; as it was, {costs}; at the noise scale, 2 of both"
+    return (
+        f"about {nearest:,} in place of {size:,}: {way}; as it was, {costs}; at the noise scale, 2 of both. "
+        "So it is at this learning rate: too small a one makes the noise scale larger"
+    )
