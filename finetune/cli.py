@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.errors import ConfigError, FinetuneError
+from finetune.errors import ConfigError, DataError, FinetuneError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data before it costs anything.")
@@ -236,6 +236,43 @@ def schema() -> None:
     from finetune.config import json_schema
 
     _print_json(json_schema())
+
+
+@data_app.command("check")
+def data_check(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A file of rows, or a configuration for all of its sources.", show_default=False),
+    ],
+    overrides: Overrides = None,
+    rule: Annotated[list[str] | None, typer.Option(help="Only this rule; may be repeated.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="All rules but this one; may be repeated.")] = None,
+    skip_bad: Annotated[
+        Path | None, typer.Option(help="Write lines that cannot be read to this new file, with their reasons.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Defects of a data set that are found without a model: damaged lines, copies, placeholders, residue, loops."""
+    from finetune.data import findings
+    from finetune.data.check import check_file, check_sources
+
+    options = {"rules": rule, "without": without or (), "skip_bad": skip_bad}
+    if source.suffix in (".yaml", ".yml"):
+        from finetune.config import load_config
+
+        loaded = load_config(source, overrides or [])
+        results = check_sources(loaded.data, seed=loaded.training.seed, **options)
+    elif overrides:
+        raise ConfigError(f"{overrides[0]}: {source} is a file of rows, which has no keys", "name a configuration")
+    else:
+        results = [check_file(source, **options)]
+    if as_json:
+        _print_json(findings.together(results))
+    else:
+        for result in results:
+            findings.show(result, Console())
+    if any(findings.refused(result) for result in results):
+        raise typer.Exit(DataError.exit_code)
 
 
 @data_app.command("preview")

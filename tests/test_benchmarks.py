@@ -61,6 +61,15 @@ def test_the_cost_of_the_noise_scale(config_file: Path, tmp_path: Path) -> None:
     assert "does not accumulate gradients" in refused.stderr
 
 
+def test_the_speed_of_the_rules(tmp_path: Path) -> None:
+    """That it is measured: two thousand rows do not pay for the processes that check a million."""
+    out = tmp_path / "speed.json"
+    done = run("rules_speed.py", "--rows", 2000, "--json", out)
+    assert done.returncode in (0, 1), done.stderr
+    result = json.loads(out.read_text())
+    assert all(one["rows_a_second"] > 0 for one in result["runs"].values()), result
+
+
 def test_the_time_of_a_preflight(config_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "time.json"
     done = run("preflight_time.py", "--rounds", 1, "--json", out, config_file)

@@ -30,9 +30,9 @@ def read_jsonl(path: Path, name: str) -> list[Placed]:
                 if not text.strip():
                     blank.append(line)
                     continue
-                rows.append((f"line {line}", _object(text)))
+                rows.append((f"line {line}", object_of(text)))
             except (ValueError, RecursionError) as error:
-                faults[line] = _reason(error)
+                faults[line] = reason_of(error)
             last = line
     if faults:
         # Blank lines alone are harmless. In a damaged file one may be what is left of a row, so it is named too.
@@ -50,9 +50,9 @@ def read_json(path: Path, name: str) -> list[Placed]:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             hint += "; a file of one object a line is named .jsonl"
-        raise DataError(f"{name} line {error.lineno}: {_reason(error)}", hint) from None
+        raise DataError(f"{name} line {error.lineno}: {reason_of(error)}", hint) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: {_reason(error)}", hint) from None
+        raise DataError(f"{name}: {reason_of(error)}", hint) from None
     faults = [f"row {number}: {fault}" for number, value in enumerate(values, start=1) if (fault := _fault(value))]
     if faults:
         raise DataError(listed(f"{name}: {count(faults, 'faulty row')}", faults), hint)
@@ -100,7 +100,8 @@ def _rows_of(document: Any) -> list[Any]:
     raise ValueError(f"an object, not a list of objects (its keys: {keys})")
 
 
-def _object(text: str) -> dict[str, Any]:
+def object_of(text: str) -> dict[str, Any]:
+    """The object that a line holds. Raises ValueError for anything else."""
     value = _STRICT.decode(text)
     if fault := _fault(value):
         raise ValueError(fault)
@@ -126,7 +127,8 @@ def _jsonl_error(name: str, faults: dict[int, str]) -> DataError:
     return DataError(listed(f"{name}: {count(faults, 'faulty line')}", lines), hint)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What is wrong with a line, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         what = error.msg.removesuffix(" at").removesuffix(" starting")
         return f"{what[0].lower()}{what[1:]} (column {error.colno})"

@@ -83,7 +83,7 @@ def used_bytes() -> int:
 
 def _cpu_device(limit: int | None) -> Device:
     total = min(psutil.virtual_memory().total, _container_limit())
-    name = f"CPU, {_usable_cores()} cores"
+    name = f"CPU, {usable_cores()} cores"
     return Device("cpu", name, min(limit or total, total), bf16=_cpu_has_bf16())
 
 
@@ -93,7 +93,8 @@ def _cpu_has_bf16() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("amx_tile"))
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

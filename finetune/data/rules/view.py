@@ -1,0 +1,70 @@
+"""The texts of a row as rules see them: what is asked and what is answered, in any format that the loader knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.data.faults import RowFault
+from finetune.data.formats import CONVERTERS, Example
+from finetune.data.rows import Row
+from finetune.data.shapes import REFUSED, FormatName, kinds_of
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """One row. `asked` holds every text of the asking side apart (instruction, input, user and tool turns), `answers`
+    every answer that is trained on; plain text counts as an answer. `question` and `answer` are those, joined by line
+    breaks; `system` is the system prompt, which many rows share. `examples` is all of it, with tools and their calls.
+    """
+
+    value: dict[str, Any]
+    format: FormatName
+    system: str
+    asked: tuple[str, ...]
+    answers: tuple[str, ...]
+    question: str
+    answer: str
+    examples: tuple[Example, ...]
+
+
+def texts_of(value: dict[str, Any]) -> Texts:
+    """The texts of one row. Raises RowFault where the loader would refuse it."""
+    kind = _kind(value)
+    examples = tuple(CONVERTERS[kind](Row(value, "", 0), kind))
+    sides: dict[str, list[str]] = {"system": [], "asked": [], "answer": []}
+    for example in examples:
+        for side, text in _sides(example, value):
+            sides[side].append(text)
+    system, asked, answers = ("\n".join(texts) for texts in sides.values())
+    return Texts(value, kind, system, tuple(sides["asked"]), tuple(sides["answer"]), asked, answers, examples)
+
+
+def _kind(value: dict[str, Any]) -> FormatName:
+    """The format of one row. Columns that are null do not count, unless nothing is left without them."""
+    kind = kinds_of({key: item for key, item in value.items() if item is not None})[0]
+    if kind in REFUSED:
+        kind = kinds_of(value)[0]
+    if kind in REFUSED:
+        raise RowFault(kind, REFUSED[kind])
+    return kind
+
+
+def _sides(example: Example, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if example.text is not None:
+        yield "answer", example.text
+    for message in example.messages:
+        role, text = message["role"], message["content"]
+        if not text:
+            continue  # a turn of tool calls alone, or a tool that gives nothing back
+        if role == "assistant" and message.get("train", True):
+            yield "answer", text
+        elif role == "system":
+            yield "system", text
+        elif example.format == "alpaca" and text.startswith(f"{value['instruction']}\n\n"):
+            # The loader joins instruction and input; a placeholder or a lone address stands in one of them.
+            yield "asked", value["instruction"]
+            yield "asked", text[len(value["instruction"]) + 2 :]
+        else:
+            yield "asked", text
