@@ -105,7 +105,7 @@ def plan_ahead(
     """The whole plan of a run, as `look_ahead` and with what follows from the number of examples."""
     require_sense(config.training, examples, noise_scale)
     verdict, data = _look_ahead(config, gpu, with_data, examples)
-    return make_plan(verdict, examples=examples, data=data, noise_scale=noise_scale)
+    return make_plan(verdict, data=data, noise_scale=noise_scale)
 
 
 def _look_ahead(

@@ -34,6 +34,7 @@ COMMANDS = [
     "doctor",
     "schema",
     "data",
+    "data check",
     "data preview",
 ]
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]

@@ -52,8 +52,7 @@ def _other_rule(training: TrainingConfig) -> Doubt | None:
 
 
 def _no_warmup(training: TrainingConfig) -> Doubt | None:
-    warms = training.warmup_ratio > 0 and training.lr_scheduler != "constant"
-    if training.lr_scaling == "none" or scaling_ratio(training) <= 1 or warms:
+    if training.lr_scaling == "none" or scaling_ratio(training) <= 1 or training.warms_up:
         return None
     scheduler = "training.lr_scheduler=constant_with_warmup " if training.lr_scheduler == "constant" else ""
     return Doubt(

@@ -37,7 +37,7 @@ def count_updates(training: TrainingConfig, examples: int | None) -> Updates | N
     elif not training.max_steps:
         return None
     total = training.max_steps or math.ceil(training.epochs * per_epoch)
-    warmup = 0 if training.lr_scheduler == "constant" else math.ceil(total * training.warmup_ratio)
+    warmup = math.ceil(total * training.warmup_ratio) if training.warms_up else 0
     epochs = total / per_epoch if per_epoch else None
     return Updates(examples, size, per_epoch, last, total, warmup, epochs)
 

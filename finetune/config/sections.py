@@ -198,6 +198,11 @@ class TrainingConfig(Section):
         return self
 
     @property
+    def warms_up(self) -> bool:
+        """Whether the learning rate rises from zero: the constant schedule has no warm-up, whatever its ratio."""
+        return self.warmup_ratio > 0 and self.lr_scheduler != "constant"
+
+    @property
     def effective_batch_size(self) -> int:
         """Rows (or packs) in one optimiser update."""
         return self.micro_batch_size * self.gradient_accumulation_steps

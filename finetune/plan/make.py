@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune.batching import Doubt, Updates, count_updates, require_enough, scaling_doubts
+from finetune.batching import Doubt, require_enough, scaling_doubts
 from finetune.config import TrainingConfig
 from finetune.errors import ConfigError
 from finetune.plan.plan import Plan, Tokens
@@ -36,33 +36,25 @@ def require_sense(training: TrainingConfig, examples: int | None, noise_scale: f
         raise ConfigError(f"--noise-scale {noise_scale:g} is not above zero", "an earlier run's report has it, in rows")
 
 
-def make_plan(
-    verdict: Verdict, *, examples: int | None = None, data: DataSize | None = None, noise_scale: float | None = None
-) -> Plan:
+def make_plan(verdict: Verdict, *, data: DataSize | None = None, noise_scale: float | None = None) -> Plan:
     """The plan of a run that `verdict` is about. `noise_scale` was measured by an earlier run, in examples. Raises what
     `require_sense` raises."""
-    training = verdict.spec.config.training
-    examples = data.examples if data else examples
-    require_sense(training, examples, noise_scale)
-    updates = count_updates(training, examples)
+    training, updates = verdict.spec.config.training, verdict.updates
+    require_sense(training, updates.examples if updates else None, noise_scale)
     doubts = scaling_doubts(training, updates, noise_scale)
     doubts += [doubt for doubt in (_fuller_card(verdict), _padding(verdict, data), _length(verdict, data)) if doubt]
-    return Plan(verdict, updates, _tokens(verdict, updates, data), doubts)
+    return Plan(verdict, _tokens(verdict, data), doubts)
 
 
-def _tokens(verdict: Verdict, updates: Updates | None, data: DataSize | None) -> Tokens:
-    """Of `micro_batch_size` rows of `max_length` where the data was not read: padding is counted as if it were text."""
-    config = verdict.spec.config
-    size = config.training.effective_batch_size
-    if data:
-        per_update = round(data.tokens / data.examples * size)
-        total = round(data.tokens * updates.epochs) if updates and updates.epochs else None
-        return Tokens(True, per_update, data.tokens, total)
-    per_update = size * config.data.max_length
-    per_epoch = updates.examples * config.data.max_length if updates and updates.examples else None
-    if updates is None:
-        return Tokens(False, per_update, None, None)
-    return Tokens(False, per_update, per_epoch, round(per_epoch * updates.epochs) if per_epoch else None)
+def _tokens(verdict: Verdict, data: DataSize | None) -> Tokens:
+    """Rows of `max_length` where the data was not read: padding is counted as if it were text."""
+    config, updates = verdict.spec.config, verdict.updates
+    each = data.tokens / data.examples if data else config.data.max_length
+    per_update = round(each * config.training.effective_batch_size)
+    if updates is None or updates.examples is None:
+        return Tokens(data is not None, per_update, None, None)
+    per_epoch = round(each * updates.examples)
+    return Tokens(data is not None, per_update, per_epoch, round(per_epoch * updates.epochs))
 
 
 def _fuller_card(verdict: Verdict) -> Doubt | None:

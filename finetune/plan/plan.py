@@ -22,22 +22,21 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Plan:
-    """A verdict with what follows from the number of examples; `updates` is None where that is unknown."""
+    """A verdict with what follows from the number of examples."""
 
     verdict: Verdict
-    updates: Updates | None
     tokens: Tokens
     doubts: list[Doubt] = field(default_factory=list)
 
     @property
-    def flops_per_update(self) -> int:
-        """Floating-point operations of one update, recomputation included; two for a multiplication and addition."""
-        return self.verdict.prediction.flops * self.verdict.spec.config.training.gradient_accumulation_steps
+    def updates(self) -> Updates | None:
+        """Updates of the run; None where the number of examples is unknown."""
+        return self.verdict.updates
 
     @property
     def flops(self) -> int | None:
-        """Those of the whole run."""
-        return self.flops_per_update * self.updates.total if self.updates else None
+        """Floating-point operations of the whole run."""
+        return self.verdict.flops_per_update * self.updates.total if self.updates else None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `finetune plan --json` prints: that of `preflight --json`, and more."""
@@ -54,7 +53,7 @@ class Plan:
                 "warmup_steps": updates and updates.warmup,
                 "learning_rate": spec.learning_rate,
             },
-            "compute": seen["compute"] | {"flops_per_step": self.flops_per_update, "flops": self.flops},
+            "compute": seen["compute"] | {"flops_per_step": self.verdict.flops_per_update, "flops": self.flops},
             "tokens": {
                 "exact": tokens.exact, "per_step": tokens.per_update, "per_epoch": tokens.per_epoch,
                 "total": tokens.total,

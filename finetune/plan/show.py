@@ -78,12 +78,9 @@ def _updates(plan: Plan) -> tuple[str, str, str]:
 
 def _warmup(plan: Plan) -> tuple[str, str, str]:
     training, updates = plan.verdict.spec.config.training, plan.updates
-    if training.lr_scheduler == "constant" or training.warmup_ratio == 0:
-        return (
-            "warm-up",
-            "none",
-            f"training.lr_scheduler={training.lr_scheduler}, warmup_ratio={training.warmup_ratio:g}",
-        )
+    if not training.warms_up:
+        reason = f"training.lr_scheduler={training.lr_scheduler}, warmup_ratio={training.warmup_ratio:g}"
+        return "warm-up", "none", reason
     value = f"{updates.warmup:,} updates" if updates else f"{training.warmup_ratio:.0%} of the updates"
     return "warm-up", value, f"{training.warmup_ratio:.0%}, rounded up; then {training.lr_scheduler}"
 
@@ -99,7 +96,7 @@ def _rate(spec: RunSpec) -> tuple[str, str, str]:
 
 
 def _compute(plan: Plan) -> tuple[str, str, str]:
-    value = f"{plan.flops_per_update:.3g} FLOP an update" + (f", {plan.flops:.3g} in all" if plan.flops else "")
+    value = f"{plan.verdict.flops_per_update:.3g} FLOP an update" + (f", {plan.flops:.3g} in all" if plan.flops else "")
     recomputed = plan.verdict.spec.config.training.gradient_checkpointing
     return "compute", value, "counted in the trace" + (", recomputation included" if recomputed else "")
 

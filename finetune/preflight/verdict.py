@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.batching import count_updates
+from finetune.batching import Updates, count_updates
 from finetune.errors import ConfigError, DoesNotFit
 from finetune.preflight.advice import Advice, advise
 from finetune.preflight.changes import Prices
@@ -29,13 +29,15 @@ KEYS = {"seq_len": "data.max_length", "micro_batch_size": "training.micro_batch_
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run takes and whether its device has it: `problems` are why it cannot run there, `advice` what to do."""
+    """What a run takes and whether its device has it: `problems` are why it cannot run there, `advice` what to do.
+    `updates` is None where the number of examples is unknown and nothing else says how long the run is."""
 
     spec: RunSpec
     prediction: Prediction
     batch: Batch
     disk: Disk
     duration: Duration
+    updates: Updates | None = None
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
     changes: list[Advice] = field(default_factory=list)
@@ -44,6 +46,11 @@ class Verdict:
     def fits(self) -> bool:
         """Whether the device, present or assumed, has what the run takes."""
         return not self.problems
+
+    @property
+    def flops_per_update(self) -> int:
+        """Floating-point operations of one update, recomputation included; two for a multiplication and addition."""
+        return self.prediction.flops * self.spec.config.training.gradient_accumulation_steps
 
     @property
     def needed(self) -> int:
@@ -104,12 +111,11 @@ def preflight(spec: RunSpec, *, batch: Batch | None = None, examples: int | None
     """
     batch = batch or worst_batch(spec)
     prediction = predict(spec, batch)
-    training = spec.config.training
-    counted = count_updates(training, examples)
-    updates = counted.total if counted else None
-    disk = disk_needs(spec, updates=updates)
-    flops = prediction.flops * training.gradient_accumulation_steps
-    duration = expected_time(spec.device, flops, updates, dtype=spec.compute_dtype, tokens=batch.rows * batch.tokens)
+    updates = count_updates(spec.config.training, examples)
+    total = updates.total if updates else None
+    disk = disk_needs(spec, updates=total)
+    flops = prediction.flops * spec.config.training.gradient_accumulation_steps
+    duration = expected_time(spec.device, flops, total, dtype=spec.compute_dtype, tokens=batch.rows * batch.tokens)
     memory, card = _lacks_memory(spec, prediction), _needs_card(spec)
     changes = advise(spec, _allowed(spec)) if memory else []
     advice = [change.text for change in changes]
@@ -118,7 +124,8 @@ def preflight(spec: RunSpec, *, batch: Batch | None = None, examples: int | None
     advice += card.values()
     if disk.problems():
         advice.append("free disk space, or set another output_dir")
-    return Verdict(spec, prediction, batch, disk, duration, [*memory, *card, *disk.problems()], advice, changes)
+    problems = [*memory, *card, *disk.problems()]
+    return Verdict(spec, prediction, batch, disk, duration, updates, problems, advice, changes)
 
 
 def solve(spec: RunSpec, what: str) -> int:

@@ -76,8 +76,8 @@ def _refuse(trainer: Trainer, seen: bool, difference: float) -> None:
 
 def _chosen(trainer: Trainer) -> dict[str, Any] | None:
     """The shortest of the packs with the most rows among the first hundred."""
-    packs = [pack for pack in trainer.train_dataset.select(range(min(100, len(trainer.train_dataset))))]
-    packs = [pack for pack in packs if len(pack["seq_lengths"]) > 1]
+    first = trainer.train_dataset.select(range(min(100, len(trainer.train_dataset))))
+    packs = [pack for pack in first if len(pack["seq_lengths"]) > 1]
     return max(packs, key=lambda pack: (len(pack["seq_lengths"]), -len(pack["input_ids"])), default=None)
 
 

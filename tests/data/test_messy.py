@@ -12,10 +12,7 @@ from repo import REPO
 
 from finetune.data.check import check_file
 
-SHARED = REPO.parent / "shared" / "data"
-MESSY = SHARED / "messy_instructions"
-
-pytestmark = pytest.mark.skipif(not MESSY.is_dir(), reason="the shared data folder is not beside the repository")
+MESSY = Path("data") / "messy_instructions"
 
 
 @pytest.fixture
@@ -29,8 +26,8 @@ def committed() -> dict:
     return json.loads((REPO / "benchmarks" / "results" / "rules_messy.json").read_text(encoding="utf-8"))
 
 
-def test_recall_and_precision(bench: ModuleType, committed: dict) -> None:
-    result = bench.score(MESSY / "messy.jsonl")
+def test_recall_and_precision(bench: ModuleType, committed: dict, shared: Path) -> None:
+    result = bench.score(shared / MESSY / "messy.jsonl")
     assert len(result["kinds"]) == 16
     for kind, one in result["kinds"].items():
         assert one["recall"] >= 0.95 and one["precision"] >= 0.9, kind
@@ -51,15 +48,15 @@ def test_recall_and_precision(bench: ModuleType, committed: dict) -> None:
         ("toolcalls/reason_tool_use_demo_50.jsonl", 0.05),
     ],
 )
-def test_other_data_is_left_alone(name: str, allowed: float, bench: ModuleType, committed: dict) -> None:
-    result = bench.false_alarms(SHARED / name)
+def test_other_data_is_left_alone(name: str, allowed: float, bench: ModuleType, committed: dict, shared: Path) -> None:
+    result = bench.false_alarms(shared / "data" / name)
     assert result["flagged"] <= allowed
     assert result == committed["other_data"][name]
 
 
-def test_all_nine_faults_of_the_broken_file_are_named(tmp_path: Path) -> None:
+def test_all_nine_faults_of_the_broken_file_are_named(tmp_path: Path, shared: Path) -> None:
     side = tmp_path / "bad.jsonl"
-    result = check_file(MESSY / "broken.jsonl", skip_bad=side)
+    result = check_file(shared / MESSY / "broken.jsonl", skip_bad=side)
     assert {bad.line: bad.rule for bad in result.bad_lines} == {
         6: "truncated_json",
         10: "trailing_comma",
@@ -77,6 +74,6 @@ def test_all_nine_faults_of_the_broken_file_are_named(tmp_path: Path) -> None:
     assert [json.loads(line)["line"] for line in side.open(encoding="utf-8")] == [6, 10, 14, 18, 22, 26, 30, 34, 38]
 
 
-def test_an_empty_turn_of_a_real_conversation() -> None:
-    (finding,) = check_file(MESSY / "conversation.missingturns.json").findings
+def test_an_empty_turn_of_a_real_conversation(shared: Path) -> None:
+    (finding,) = check_file(shared / MESSY / "conversation.missingturns.json").findings
     assert (finding.row, finding.rule, finding.detail) == (0, "untrainable", "an empty assistant turn: turn 2")
