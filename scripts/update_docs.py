@@ -128,7 +128,7 @@ def fundamentals() -> None:
     """Runs every study and writes its tables and pictures into docs/fundamentals."""
     from plan_page import plan_block, predictions, table
 
-    from finetune.cli import LABS
+    from finetune.cli.machine import LABS
     from finetune.study import markdown_table
 
     folder = REPO / "docs" / "fundamentals"

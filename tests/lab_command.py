@@ -8,17 +8,18 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from finetune import cli
+from finetune.cli.machine import LABS
+from finetune.cli.main import app
 from finetune.study import Study
 
 
 def run_lab(name: str, folder: Path) -> Study:
     """Runs the command once, with `--json`; asserts that it printed one object and wrote its files."""
-    module, made = importlib.import_module(cli.LABS[name]), []
+    module, made = importlib.import_module(LABS[name]), []
     original = module.run
     module.run = lambda: made.append(original()) or made[-1]
     try:
-        done = CliRunner().invoke(cli.app, ["lab", name, "--out", str(folder), "--json"])
+        done = CliRunner().invoke(app, ["lab", name, "--out", str(folder), "--json"])
     finally:
         module.run = original
     assert done.exit_code == 0, done.output

@@ -14,10 +14,11 @@ BELOW = {
     "config": {"errors"},
     "spec": {"config", "errors"},
 }
-TOOLKITS = {"batching"}
-BELOW |= {toolkit: {"study", "spec", "config", "errors"} for toolkit in TOOLKITS}
+BELOW["embeddings"] = {"spec", "config", "errors"}
+TOOLKITS = {"batching", "curation"}
+BELOW |= {toolkit: {"study", "embeddings", "spec", "config", "errors"} for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
-BELOW |= {room: {"spec", "config", "errors"} | TOOLKITS for room in ROOMS}
+BELOW |= {room: {"embeddings", "spec", "config", "errors"} | TOOLKITS for room in ROOMS}
 BELOW["doctor"] = {"spec", "config", "errors"}
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
 BELOW["pipeline"] = {"plan"} | ROOMS | TOOLKITS | BELOW["spec"] | {"spec"}

@@ -9,7 +9,8 @@ import pytest
 from checked_page import Page
 from typer.testing import CliRunner
 
-from finetune import cli
+from finetune.cli.machine import LABS
+from finetune.cli.main import app
 from finetune.errors import ConfigError
 from finetune.study import Plot, Study, Table, markdown_table, shown
 
@@ -37,26 +38,26 @@ def test_numbers_as_tables_show_them() -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.LABS, "squares", __name__)
-    shown = CliRunner().invoke(cli.app, ["lab", "squares", "--out", str(tmp_path)])
+    monkeypatch.setitem(LABS, "squares", __name__)
+    shown = CliRunner().invoke(app, ["lab", "squares", "--out", str(tmp_path)])
     assert shown.exit_code == 0, shown.output
     assert "What are squares?" in shown.stdout and "1,234,567" in shown.stdout and "- They grow." in shown.stdout
     assert f"wrote {tmp_path / 'squares-line.svg'}" in shown.stderr
-    printed = CliRunner().invoke(cli.app, ["lab", "squares", "--out", str(tmp_path), "--json"])
+    printed = CliRunner().invoke(app, ["lab", "squares", "--out", str(tmp_path), "--json"])
     assert json.loads(printed.stdout)["name"] == "squares"
 
 
 def test_an_unknown_study_is_named_with_those_there_are() -> None:
-    found = CliRunner().invoke(cli.app, ["lab", "alchemy"])
+    found = CliRunner().invoke(app, ["lab", "alchemy"])
     assert isinstance(found.exception, ConfigError)
     assert found.exception.message == "'alchemy' is not a study"
     assert found.exception.hint == "`finetune lab NAME` knows descent, batch"
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.LABS, "squares", __name__)
+    monkeypatch.setitem(LABS, "squares", __name__)
     (tmp_path / "file").write_text("")
-    found = CliRunner().invoke(cli.app, ["lab", "squares", "--out", str(tmp_path / "file")])
+    found = CliRunner().invoke(app, ["lab", "squares", "--out", str(tmp_path / "file")])
     assert isinstance(found.exception, ConfigError)
     assert f"{tmp_path / 'file'}" in found.exception.message and found.exception.hint
 

