@@ -6,6 +6,7 @@ template.py   conversations rendered by the tokenizer's chat template
 turns.py      which characters of a rendered conversation are trained, for any chat template
 tool_text.py  tool calls as text, for templates that write none
 encode.py     tokens and labels of one example
+packs.py      rows become packs as full as they get, and the data set of a trainer
 load.py       the whole of `data:`, counted
 notes.py      what was found and decided, said aloud
 collate.py    rows become a batch, padded or packed
@@ -19,7 +20,8 @@ from finetune.data.check import check_file, check_sources
 from finetune.data.collate import Collator
 from finetune.data.encode import IGNORED, Encoded, Encoder
 from finetune.data.findings import CheckResult
-from finetune.data.load import LoadedData, Split, SplitStats, load_data, to_dataset
+from finetune.data.load import LoadedData, Split, SplitStats, load_data
+from finetune.data.packs import to_dataset
 from finetune.data.preview import preview
 
 __all__ = [

@@ -12,6 +12,7 @@ from finetune.data.encode import Encoded, Encoder
 from finetune.data.faults import count_of
 from finetune.data.formats import Example, to_examples
 from finetune.data.notes import notes_of
+from finetune.data.packs import to_dataset
 from finetune.data.rows import Role, Row, read_rows
 from finetune.errors import DataError
 from finetune.spec import RunSpec, load_tokenizer
@@ -97,7 +98,7 @@ def load_data(spec: RunSpec) -> LoadedData:
     encoder = Encoder(tokenizer, loss_on=config.loss_on, max_length=config.max_length)
     train = _encode_split(train_rows, "train", spec, encoder)
     held_out = _encode_split(eval_rows, "eval", spec, encoder) if any(eval_rows) else None
-    dataset = to_dataset(train, packing=config.packing, max_length=config.max_length)
+    dataset = to_dataset(train.rows, packing=config.packing, max_length=config.max_length)
     notes = notes_of(train, held_out, encoder, config)
     if config.packing:
         full = train.stats.tokens / (len(dataset) * config.max_length)
@@ -115,22 +116,6 @@ def _answered(example: Example) -> bool:
     """Whether a turn of words answers another turn."""
     first = _first_answer(example) if example.messages else 0
     return first > 0 and bool(example.messages[first]["content"])
-
-
-def to_dataset(split: Split, *, packing: bool, max_length: int) -> Dataset:
-    """A data set of `input_ids` and `labels`; packed, each row also has the `seq_lengths` of what it holds.
-
-    Packs are filled by best-fit decreasing (TRL's `pack_dataset`): no row is cut.
-    """
-    from datasets import Dataset
-
-    columns = {"input_ids": [row.input_ids for row in split.rows], "labels": [row.labels for row in split.rows]}
-    dataset = Dataset.from_dict(columns)
-    if not packing:
-        return dataset
-    from trl import pack_dataset
-
-    return pack_dataset(dataset, max_length, "bfd")
 
 
 def _read(spec: RunSpec) -> tuple[list[list[Row]], list[list[Row]]]:

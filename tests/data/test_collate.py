@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from finetune.data.collate import Collator
 from finetune.data.encode import IGNORED, Encoded, Encoder
 from finetune.data.formats import to_examples
-from finetune.data.load import Split, to_dataset
+from finetune.data.packs import to_dataset
 from finetune.data.rows import Row
 
 PAD = 2
@@ -26,7 +26,7 @@ def rows(*lengths: int, seed: int = 0) -> list[Encoded]:
 
 
 def packs(found: list[Encoded], max_length: int) -> list[dict]:
-    return list(to_dataset(Split([], found, None), packing=True, max_length=max_length))
+    return list(to_dataset(found, packing=True, max_length=max_length))
 
 
 def held(pack: dict) -> list[slice]:
