@@ -1,0 +1,88 @@
+"""Environments of Gymnasium, several at a time, and how a policy is judged in them.
+
+Shapes: E environments side by side, O numbers of an observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+EPISODES = 20
+"""Episodes of an evaluation."""
+
+SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0}
+"""Mean return from which an environment counts as solved: Gymnasium's reward thresholds."""
+
+Policy = Callable[[torch.Tensor], torch.Tensor]
+"""Observations (E, O) to actions (E)."""
+
+
+@dataclass
+class Outcome:
+    """What a training gave: `curve` holds (environment steps, mean return of an evaluation); `solved_at` is the number
+    of steps at the first evaluation that solved it, None where none did; `seconds` are those of training alone."""
+
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    solved_at: int | None = None
+    seconds: float = 0.0
+
+    def judge(self, env_id: str, policy: Policy, steps: int, seed: int) -> bool:
+        """Evaluates, notes it, and says whether the environment is solved."""
+        score = evaluate(env_id, policy, seed)
+        self.curve.append((steps, score))
+        if score >= SOLVED[env_id] and self.solved_at is None:
+            self.solved_at = steps
+        return self.solved_at is not None
+
+
+def make_envs(env_id: str, count: int) -> VectorEnv:
+    """`count` environments in one process. An episode that ends is begun anew in the same step; what was last seen of
+    it is in `info["final_obs"]`."""
+    return gymnasium.make_vec(
+        env_id, count, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
+    )
+
+
+def sizes(envs: VectorEnv) -> tuple[int, int]:
+    """Numbers of an observation, and actions."""
+    return envs.single_observation_space.shape[0], int(envs.single_action_space.n)
+
+
+def mlp(
+    inputs: int, outputs: int, hidden: int = 64, activation: type[torch.nn.Module] = torch.nn.Tanh
+) -> torch.nn.Module:
+    """Two hidden layers."""
+    return torch.nn.Sequential(
+        torch.nn.Linear(inputs, hidden),
+        activation(),
+        torch.nn.Linear(hidden, hidden),
+        activation(),
+        torch.nn.Linear(hidden, outputs),
+    )
+
+
+@torch.no_grad()
+def evaluate(env_id: str, policy: Policy, seed: int, episodes: int = EPISODES) -> float:
+    """Mean return of one episode in each of `episodes` environments, begun from seeds of their own."""
+    envs = make_envs(env_id, episodes)
+    observations, _ = envs.reset(seed=[1_000_000 + 1000 * seed + index for index in range(episodes)])
+    returns, going_on = np.zeros(episodes), np.ones(episodes, bool)
+    while going_on.any():
+        actions = policy(torch.as_tensor(observations, dtype=torch.float32))
+        observations, rewards, terminated, truncated, _ = envs.step(actions.numpy())
+        returns += rewards * going_on
+        going_on &= ~(terminated | truncated)
+    envs.close()
+    return float(returns.mean())
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Seeds torch's own generator, which networks are drawn from, and gives another for actions."""
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
