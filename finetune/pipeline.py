@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from finetune.config import RunConfig
+from finetune.config import RunConfig, load_config
 from finetune.data import LoadedData, load_data
 from finetune.errors import ConfigError, DoesNotFit, RunDirError, Stopped
 from finetune.model import answer, build_model, load_trained
@@ -125,10 +125,18 @@ def solve_for(config: RunConfig, gpu: str | None, what: str) -> dict[str, int]:
     return {what: solve(describe(config, find_card(gpu) if gpu else None), what)}
 
 
-def evaluate(path: Path, data_eval: str | None = None) -> dict[str, Any]:
-    """Held-out loss of a trained run, on its own held-out rows or on those of another file or hub id."""
+def evaluate(path: Path, data_eval: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Held-out loss of a trained run, on its own held-out rows or on those of another file or hub id.
+
+    `overrides` change keys of `data:` alone.
+    """
     run = RunDir.open(path)
     config = run.config()
+    for item in overrides:
+        if not item.startswith("data."):
+            raise ConfigError(f"{item}: the run is trained; only its data can be other", "change keys of data alone")
+    if overrides:
+        config = load_config(run.path / "config.yaml", list(overrides))
     if data_eval is not None:
         section = config.data.model_copy(update={"eval": data_eval, "eval_fraction": 0.0})
         config = config.model_copy(update={"data": section})

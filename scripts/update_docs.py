@@ -35,6 +35,8 @@ COMMANDS = [
     "schema",
     "data",
     "data check",
+    "data map",
+    "data needed",
     "data preview",
 ]
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]

@@ -38,11 +38,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def rows_file(tmp_path: Path) -> Path:
     """Twelve conversations of unequal length in messages format."""
-    path = tmp_path / "rows.jsonl"
+    return _write_rows(tmp_path / "rows.jsonl", "Say")
+
+
+@pytest.fixture
+def held_out_file(tmp_path: Path) -> Path:
+    """Twelve others to evaluate on, as long as those."""
+    return _write_rows(tmp_path / "held_out.jsonl", "Cry")
+
+
+def _write_rows(path: Path, verb: str) -> Path:
     rows = [
         {
             "messages": [
-                {"role": "user", "content": f"Say {n} words."},
+                {"role": "user", "content": f"{verb} {n} words."},
                 {"role": "assistant", "content": "word " * n + "end"},
             ]
         }
@@ -53,7 +62,7 @@ def rows_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def config_file(tmp_path: Path, tiny_model: Path, rows_file: Path) -> Path:
+def config_file(tmp_path: Path, tiny_model: Path, rows_file: Path, held_out_file: Path) -> Path:
     """A configuration that trains the tiny model for two steps in float32."""
     path = tmp_path / "config.yaml"
     path.write_text(
@@ -61,7 +70,7 @@ def config_file(tmp_path: Path, tiny_model: Path, rows_file: Path) -> Path:
 model: {{name_or_path: {tiny_model}}}
 quantization: {{compute_dtype: float32}}
 lora: {{r: 4, alpha: 8}}
-data: {{train: {rows_file}, eval: {rows_file}, max_length: 128}}
+data: {{train: {rows_file}, eval: {held_out_file}, max_length: 128}}
 training:
   max_steps: 2
   micro_batch_size: 2

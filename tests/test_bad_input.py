@@ -127,7 +127,7 @@ def test_a_row_without_an_assistant_turn(refuse, config_file, data):
 def test_a_template_that_cannot_be_masked(refuse, config_file, tmp_path):
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}")
-    words = "rows.jsonl line 1: the chat template cannot be masked"
+    words = "24 rows have a turn that the chat template leaves out (template_drops_turn): "
     hint = "give a template that writes every turn as data.chat_template"
     refuse(BAD_DATA, words, hint, "train", config_file, f"data.chat_template={template}")
 

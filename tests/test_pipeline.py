@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from finetune import pipeline
 from finetune.config import RunConfig, load_config
-from finetune.errors import ConfigError, RunDirError
+from finetune.errors import ConfigError, DataError, RunDirError
 from finetune.training.reporters import prepare_reporters
 
 torch.set_num_threads(1)  # the model is tiny: on a busy machine threads would only wait for each other
@@ -59,12 +59,12 @@ class Run:
     printed: str
 
 
-def write_rows(path: Path, words: range) -> Path:
+def write_rows(path: Path, words: range, verb: str = "Say") -> Path:
     """Conversations with answers of these numbers of words."""
     rows = [
         {
             "messages": [
-                {"role": "user", "content": f"Say {n} words."},
+                {"role": "user", "content": f"{verb} {n} words."},
                 {"role": "assistant", "content": "word " * n + "end"},
             ]
         }
@@ -79,7 +79,7 @@ def configure(folder: Path, model: Path, *overrides: str) -> RunConfig:
     file = folder / "config.yaml"
     train, held_out = (
         write_rows(folder / "train.jsonl", range(1, 13)),
-        write_rows(folder / "eval.jsonl", range(2, 29, 4)),
+        write_rows(folder / "eval.jsonl", range(2, 29, 4), "Cry"),
     )
     file.write_text(
         f"""\
@@ -175,7 +175,7 @@ def test_held_out_loss_falls_and_is_evaluated_where_asked_and_at_the_end(run):
 
 def test_held_out_questions_are_answered_before_and_after(run):
     samples = run.report["samples"]
-    assert [sample["prompt"] for sample in samples] == ["Say 2 words.", "Say 14 words."]
+    assert [sample["prompt"] for sample in samples] == ["Cry 2 words.", "Cry 14 words."]
     assert samples[0]["reference"] == "word word end"
     before = json.loads((run.path / "before.json").read_text(encoding="utf-8"))
     assert [sample["before"] for sample in samples] == [answer["answer"] for answer in before["answers"]]
@@ -198,9 +198,18 @@ def test_plain_peft_loads_the_adapter_and_finds_the_same_held_out_loss(run):
 
 
 def test_eval_takes_another_file(run, tmp_path):
-    other = pipeline.evaluate(run.path, str(write_rows(tmp_path / "other.jsonl", range(3, 6))))
+    other = pipeline.evaluate(run.path, str(write_rows(tmp_path / "other.jsonl", range(13, 16))))
     assert other["rows"] == 3
     assert other["eval_loss"] != pipeline.evaluate(run.path)["eval_loss"]
+
+
+def test_eval_of_training_rows_is_refused_unless_it_is_meant(run, tmp_path):
+    trained_on = str(write_rows(tmp_path / "trained_on.jsonl", range(3, 6)))
+    with pytest.raises(DataError, match="3 rows have a copy among the training rows"):
+        pipeline.evaluate(run.path, trained_on)
+    assert pipeline.evaluate(run.path, trained_on, ["data.allow=[train_row_in_eval]"])["rows"] == 3
+    with pytest.raises(ConfigError, match=r"lora\.r=8: the run is trained; only its data can be other"):
+        pipeline.evaluate(run.path, trained_on, ["lora.r=8"])
 
 
 def test_chat_answers_in_turn(run):

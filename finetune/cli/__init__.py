@@ -4,7 +4,7 @@ main.py      the commands by name, and how errors end
 options.py   what several commands take, and how they print
 line.py      train, preflight, plan
 runs.py      eval, chat, report: what was trained
-rows.py      data check, preview
+rows.py      data check, curate, map, preview
 machine.py   lab, doctor, schema
 
 Results go to stdout, everything else to stderr. Nothing here imports torch before a command needs it, so that `--help`

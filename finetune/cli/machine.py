@@ -12,7 +12,11 @@ from rich.console import Console
 from finetune.cli.options import Json, print_json, say
 from finetune.errors import ConfigError
 
-LABS = {"descent": "finetune.batching.descent_lab", "batch": "finetune.batching.batch_lab"}
+LABS = {
+    "descent": "finetune.batching.descent_lab",
+    "batch": "finetune.batching.batch_lab",
+    "classic": "finetune.curation.classic_lab",
+}
 """Studies by name, each a module with a function `run`."""
 
 

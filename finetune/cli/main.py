@@ -28,7 +28,10 @@ def _commands() -> typer.Typer:
         app.command()(command)
     data = typer.Typer(no_args_is_help=True, help="Look at the data before it costs anything.")
     data.command()(rows.check)
+    data.command()(rows.curate)
     data.command("preview")(rows.show_rows)
+    data.command("map")(rows.map_rows)
+    data.command()(rows.needed)
     app.add_typer(data, name="data")
     return app
 
@@ -81,7 +84,6 @@ def _quiet_libraries() -> None:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "DATASETS_VERBOSITY": "error",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -16,6 +16,9 @@ Config = Annotated[Path, typer.Argument(help="YAML configuration, such as config
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Keys to change: training.max_steps=20 lora.r=8.", show_default=False)
 ]
+DataOverrides = Annotated[
+    list[str] | None, typer.Argument(help="Keys of data to change: data.max_length=1024.", show_default=False)
+]
 Run = Annotated[Path, typer.Argument(help="Run directory (the output_dir of a run).", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 

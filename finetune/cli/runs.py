@@ -6,18 +6,19 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.options import Json, Run, err, print_json, say
+from finetune.cli.options import DataOverrides, Json, Run, err, print_json, say
 
 
 def evaluate(
     run: Run,
+    overrides: DataOverrides = None,
     data: Annotated[str | None, typer.Option(help="Another file or hub id to evaluate on.")] = None,
     as_json: Json = False,
 ) -> None:
     """Held-out loss of a trained run, in nats per trained token."""
     from finetune import pipeline
 
-    result = pipeline.evaluate(run, data)
+    result = pipeline.evaluate(run, data, overrides or [])
     if as_json:
         print_json(result)
     else:

@@ -1,9 +1,12 @@
-"""The YAML configuration: strict sections (`sections`), sizes (`sizes`), reading and errors (`load`).
+"""The YAML configuration: strict sections (`sections`, `curation`), all together (`run`), sizes (`sizes`), reading and
+errors (`load`).
 
 Imports no torch, so that `finetune --help` and configuration errors come at once.
 """
 
-from finetune.config.load import json_schema, load_config, to_yaml
+from finetune.config.curation import CurationConfig
+from finetune.config.load import json_schema, load_config, load_curation, to_yaml
+from finetune.config.run import RunConfig
 from finetune.config.sections import (
     DataConfig,
     DataSource,
@@ -11,12 +14,12 @@ from finetune.config.sections import (
     LoraSection,
     ModelConfig,
     QuantizationConfig,
-    RunConfig,
     TrainingConfig,
 )
 from finetune.config.sizes import parse_size
 
 __all__ = [
+    "CurationConfig",
     "DataConfig",
     "DataSource",
     "HardwareConfig",
@@ -27,6 +30,7 @@ __all__ = [
     "TrainingConfig",
     "json_schema",
     "load_config",
+    "load_curation",
     "parse_size",
     "to_yaml",
 ]

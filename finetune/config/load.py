@@ -7,13 +7,17 @@ import re
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from finetune.config.sections import RunConfig, Section
+from finetune.config.curation import CurationConfig
+from finetune.config.run import RunConfig
+from finetune.config.sections import Section
 from finetune.errors import ConfigError
+
+Validated = TypeVar("Validated", bound=Section)
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
@@ -24,15 +28,21 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     tree = _read_yaml(Path(path))
     for item in overrides:
         _apply_override(tree, item)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        problems = _problems(error)
-        lines = "\n".join(f"  {text}" for text in problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError(
-            f"{path}: {count} in the configuration\n{lines}", "`finetune schema` lists every key"
-        ) from None
+    return _validated(RunConfig, tree, f"{path}")
+
+
+def load_curation(overrides: list[str] | tuple[str, ...] = ()) -> CurationConfig:
+    """The section `curation:` alone, for a file of rows: its defaults and `curation.key=value` overrides.
+
+    Raises ConfigError naming every problem at once, or an override of another section.
+    """
+    tree: dict[str, Any] = {}
+    for item in overrides:
+        if not item.startswith("curation."):
+            hint = "a file of rows takes curation.key=value alone; other keys need a configuration"
+            raise ConfigError(f"{item!r} does not set a key of curation", hint)
+        _apply_override(tree, item)
+    return _validated(_Curation, tree, "curation").curation
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -43,6 +53,24 @@ def to_yaml(config: RunConfig) -> str:
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the configuration, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunConfig.model_json_schema()}
+
+
+class _Curation(Section):
+    """A configuration that has no more than this section."""
+
+    curation: CurationConfig = CurationConfig()
+
+
+def _validated(model: type[Validated], tree: dict[str, Any], name: str) -> Validated:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = _problems(error)
+        lines = "\n".join(f"  {text}" for text in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(
+            f"{name}: {count} in the configuration\n{lines}", "`finetune schema` lists every key"
+        ) from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -4,7 +4,8 @@ sentences are the descriptions in `finetune schema`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import difflib
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,6 +14,18 @@ from finetune.config.sizes import parse_size
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+MaskRule = Literal[
+    "no_trained_token",
+    "untrained_stop",
+    "doubled_bos",
+    "truncated_answer",
+    "empty_turn",
+    "roles_out_of_order",
+    "template_drops_turn",
+    "template_refuses_row",
+    "train_row_in_eval",
+]
+"""Rules of the mask contract (finetune/data/contract.py says what each means)."""
 
 
 class Section(BaseModel):
@@ -111,11 +124,27 @@ class DataConfig(Section):
     """Path of a Jinja chat template that replaces the tokenizer's own."""
     on_truncation: Literal["cut", "drop"] = "cut"
     """What becomes of a row longer than `max_length`: its end is cut off, or the row is left out; both are counted."""
+    max_truncated: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Largest share of a split's rows whose trained text `max_length` may cut; beyond it a run is refused."""
+    allow: list[MaskRule] = []
+    """Rules of the mask contract whose breaches are counted and said, but not refused; a row that cannot be trained on
+    at all is left out."""
 
     @property
     def holds_out(self) -> bool:
         """Whether there are rows to evaluate on."""
         return self.eval is not None or self.eval_fraction > 0
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _known_rules(cls, names: object) -> object:
+        known = get_args(MaskRule)
+        for name in names if isinstance(names, list) else []:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                raise ValueError(f"unknown rule {name!r}; {hint}")
+        return names
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> DataConfig:
@@ -224,16 +253,3 @@ class HardwareConfig(Section):
         if value != "auto":
             parse_size(value)
         return value
-
-
-class RunConfig(Section):
-    """A whole run: the root of the YAML file."""
-
-    model: ModelConfig
-    quantization: QuantizationConfig = QuantizationConfig()
-    lora: LoraSection = LoraSection()
-    data: DataConfig
-    training: TrainingConfig = TrainingConfig()
-    hardware: HardwareConfig = HardwareConfig()
-    output_dir: str
-    """The run directory; it must not hold a run yet."""

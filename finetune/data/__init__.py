@@ -7,35 +7,43 @@ turns.py      which characters of a rendered conversation are trained, for any c
 tool_text.py  tool calls as text, for templates that write none
 encode.py     tokens and labels of one example
 packs.py      rows become packs as full as they get, and the data set of a trainer
-load.py       the whole of `data:`, counted
+sources.py    the rows of both splits; splits.py: one of them as tokens, counted; load.py: the whole of `data:`
+contract.py   the mask contract, rule by rule; breaches.py finds what breaks it; mask_check.py is its part of the check
 notes.py      what was found and decided, said aloud
 collate.py    rows become a batch, padded or packed
 check.py      defects found without a model: lines.py by bytes, rules/ by row and across rows; chunks.py, tally.py and
               findings.py serve it
+map.py         rows as points of one page; map_colours.py and losses.py colour them
+labelled.py    texts with labels, from columns
+curate.py     a new file of the rows worth keeping: stream.py, vectors.py, curation_state.py, curation_vectors.py,
+              curation_steps.py and curation_results.py serve it
 preview.py    examples with the trained tokens coloured
 docstrings.py the quickstart's questions and answers, from the standard library's docstrings
 """
 
-from finetune.data.check import check_file, check_sources
-from finetune.data.collate import Collator
-from finetune.data.encode import IGNORED, Encoded, Encoder
-from finetune.data.findings import CheckResult
-from finetune.data.load import LoadedData, Split, SplitStats, load_data
-from finetune.data.packs import to_dataset
-from finetune.data.preview import preview
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "IGNORED",
-    "CheckResult",
-    "Collator",
-    "Encoded",
-    "Encoder",
-    "LoadedData",
-    "Split",
-    "SplitStats",
-    "check_file",
-    "check_sources",
-    "load_data",
-    "preview",
-    "to_dataset",
-]
+_HOMES = {
+    "IGNORED": "encode",
+    "CheckResult": "findings",
+    "Collator": "collate",
+    "Encoded": "encode",
+    "Encoder": "encode",
+    "LoadedData": "load",
+    "Split": "splits",
+    "SplitStats": "splits",
+    "check_file": "check",
+    "check_sources": "check",
+    "load_data": "load",
+    "to_dataset": "packs",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when they are asked for: a file of rows is checked without torch, in each process."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import DataConfig, DataSource
+from finetune.cores import usable_cores
 from finetune.data.chunks import Asked, Checked, check_chunk, check_values, chunks_of
 from finetune.data.files import read_file
 from finetune.data.findings import CheckResult
-from finetune.data.lines import write_bad_lines
+from finetune.data.lines import STREAMED, require_new, write_bad_lines
 from finetune.data.rows import Role, read_rows
 from finetune.data.rules.registry import MAX_LENGTH, chosen
 from finetune.data.tally import Tally
 from finetune.errors import ConfigError, DataError
-from finetune.spec.device import usable_cores
-
-STREAMED = (".jsonl", ".ndjson")
 
 ROWS = 4096
 """Rows checked at a time where a file is not read by lines."""
@@ -50,38 +48,74 @@ def check_file(
     asked = Asked(chosen(rules, without), max_length)
     if not path.exists():
         raise ConfigError(f"{name}: no such file", "check the path")
-    if path.is_dir() or path.suffix.lower() not in STREAMED:
+    _require_lines(skip_bad, [name])
+    if path.is_dir() or not _streams(name):
         return check_rows([value for _, value in read_file(path, name)], name, asked)
+    result = tally_of(path, name, asked, processes=processes, progress=progress).result(name)
+    if not result.rows:
+        raise DataError(f"{name}: holds no rows", "write the file again or name another")
+    if skip_bad is not None:
+        write_bad_lines({name: result.bad_lines}, Path(skip_bad).expanduser())
+    return result
+
+
+def tally_of(
+    path: Path,
+    name: str,
+    asked: Asked,
+    *,
+    processes: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Tally:
+    """What is found in a .jsonl file, streamed over all cores. Raises as `check_file`."""
     found = Tally(asked)
     for checked, share in _streamed(path, name, asked, processes or usable_cores()):
         found.add(checked)
         if progress:
             progress(share)
-    result = found.result(name)
-    if not result.rows:
-        raise DataError(f"{name}: holds no rows", "write the file again or name another")
-    if skip_bad is not None:
-        write_bad_lines(result.bad_lines, Path(skip_bad).expanduser())
-    return result
+    return found
 
 
-def check_sources(config: DataConfig, *, seed: int, **options: Any) -> list[CheckResult]:
+def check_sources(config: DataConfig, *, seed: int, skip_bad: Path | None = None, **options: Any) -> list[CheckResult]:
     """Checks every source that a configuration trains or evaluates on, each once: files as `check_file` with these
-    options, hub data sets row by row. Rows may be as long as `data.max_length`."""
-    sources: dict[str, tuple[DataSource, Role]] = {}
+    options, hub data sets row by row. Rows may be as long as `data.max_length`; bad lines of all files go to one."""
+    sources: dict[tuple[str, ...], tuple[DataSource, Role]] = {}
     for role in ("train", "eval"):
         named = getattr(config, role) or []
         for source in [DataSource(path=named)] if isinstance(named, str) else named:
-            sources.setdefault(f"{source.path}[{source.split}]", (source, role))
-    found = []
-    for source, role in sources.values():
-        if Path(source.path).expanduser().exists():
-            found.append(check_file(source.path, max_length=config.max_length, **options))
-        else:
-            rows = read_rows([source.model_copy(update={"weight": 1.0})], role=role, seed=seed)
-            asked = Asked(chosen(options.get("rules"), options.get("without", ())), config.max_length)
-            found.append(check_rows([row.value for row in rows], source.path, asked))
+            # Of a data set on the hub that names no split, each role takes another.
+            key = () if Path(source.path).expanduser().exists() else (source.split or role,)
+            sources.setdefault((source.path, *key), (source, role))
+    _require_lines(skip_bad, [source.path for source, _ in sources.values()])
+    found = [_check_source(source, role, config.max_length, seed, options) for source, role in sources.values()]
+    if skip_bad is not None:
+        for result in found:
+            if not _streams(result.name):
+                result.notes.append("not read by lines: --skip-bad takes none of it")
+        write_bad_lines({result.name: result.bad_lines for result in found}, Path(skip_bad).expanduser())
     return found
+
+
+def _check_source(source: DataSource, role: Role, max_length: int, seed: int, options: dict[str, Any]) -> CheckResult:
+    if Path(source.path).expanduser().exists():
+        return check_file(source.path, max_length=max_length, **options)
+    rows = read_rows([source.model_copy(update={"weight": 1.0})], role=role, seed=seed)
+    asked = Asked(chosen(options.get("rules"), options.get("without", ())), max_length)
+    return check_rows([row.value for row in rows], rows[0].source, asked)
+
+
+def _streams(name: str) -> bool:
+    return Path(name).suffix.lower() in STREAMED
+
+
+def _require_lines(skip_bad: Path | None, names: list[str]) -> None:
+    """Raises ConfigError where bad lines are asked for that no file can have, or their file exists."""
+    if skip_bad is None:
+        return
+    require_new(Path(skip_bad).expanduser())
+    if not any(map(_streams, names)):
+        hint = "convert it to .jsonl, a row a line; or leave --skip-bad out"
+        raise ConfigError(f"--skip-bad: {', '.join(names)} is not read by lines", hint)
 
 
 def check_rows(values: list[dict[str, Any]], name: str, asked: Asked) -> CheckResult:

@@ -59,13 +59,13 @@ def require_answers(messages: list[dict[str, Any]]) -> None:
         raise RowFault("no turns", ANSWER_HINT)
     answers = [message for message in messages if message["role"] == "assistant"]
     if not answers:
-        raise RowFault("no assistant turn", ANSWER_HINT)
+        raise RowFault("no assistant turn", ANSWER_HINT, rule="no_trained_token")
     if not any(message.get("train", True) for message in answers):
-        raise RowFault("no assistant turn to train on", ANSWER_HINT, "every one has weight 0")
+        raise RowFault("no assistant turn to train on", ANSWER_HINT, "every one has weight 0", rule="no_trained_token")
     for number, message in enumerate(messages, start=1):
         trained = message["role"] == "assistant" and message.get("train", True)
         if trained and not message["content"].strip() and not message.get("tool_calls"):
-            raise RowFault("an empty assistant turn", ANSWER_HINT, f"turn {number}")
+            raise RowFault("an empty assistant turn", ANSWER_HINT, f"turn {number}", rule="empty_turn")
 
 
 def _message(turn: dict[str, Any], role: str) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -15,24 +18,37 @@ from finetune.data.turns import Message, Span
 from finetune.errors import DataError
 from finetune.spec.loss import IGNORED
 
+BATCH = 1024
+"""Texts that the tokenizer gets at a time."""
+
 
 @dataclass(frozen=True)
 class Encoded:
     """One row for the model: `labels` equal `input_ids` where a token is trained and are -100 elsewhere.
 
-    `length` is the number of tokens before any cut; `unwritten` that of assistant turns whose words or reasoning the
-    chat template leaves out or changes.
+    `length` is the number of tokens before any cut, `lost` that of trained tokens which the cut took; `unwritten` that
+    of assistant turns whose words or reasoning the chat template leaves out or changes.
     """
 
     input_ids: list[int]
     labels: list[int]
     length: int
     unwritten: int = 0
+    lost: int = 0
 
     @property
     def trained(self) -> int:
         """Number of trained tokens left after a cut."""
         return sum(label != IGNORED for label in self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """An example as text, the characters that are trained, and whether the tokenizer is to add a BOS."""
+
+    text: str
+    spans: list[Span]
+    add_bos: bool
 
 
 class Encoder:
@@ -62,20 +78,44 @@ class Encoder:
 
     def encode(self, example: Example) -> Encoded:
         """Tokens and labels of one example, cut at `max_length`."""
+        return next(self.encode_all([example]))
+
+    def encode_all(self, examples: Iterable[Example]) -> Iterator[Encoded]:
+        """Tokens and labels of each example, in order. The tokenizer takes many at a time, on all cores."""
+        waiting = iter(examples)
+        while batch := list(islice(waiting, BATCH)):
+            written = [self._written(example) for example in batch]
+            plain = self._tokens([one.text for one in written if not one.add_bos], add_bos=False)
+            begun = self._tokens([one.text for one in written if one.add_bos], add_bos=True)
+            for example, one in zip(batch, written, strict=True):
+                yield self._encoded(example, one, *next(begun if one.add_bos else plain))
+
+    def _written(self, example: Example) -> _Written:
         chat = self.is_chat(example)
         try:
             text, spans = self._conversation(example) if chat else self._plain(example)
         except DataError as error:
-            raise DataError(f"{example.where}: {error.message}", error.hint) from None
+            error.message = f"{example.where}: {error.message}"
+            raise
         bos = self.tokenizer.bos_token
         # A chat template writes its own BOS, and so may a text: a second one is never added.
-        add_bos = not chat and not (bos and text.startswith(bos))
-        encoded = self.tokenizer(text, add_special_tokens=add_bos, return_offsets_mapping=True, verbose=False)
-        ids = encoded["input_ids"]
-        while not chat and ids[-2:] == [self.tokenizer.eos_token_id] * 2:
+        return _Written(text, spans, add_bos=not chat and not (bos and text.startswith(bos)))
+
+    def _tokens(self, texts: list[str], add_bos: bool) -> Iterator[tuple[list[int], list[Span]]]:
+        """Token ids and the characters each stands for, of each text: made when asked for, since a place for every
+        token of a thousand texts would keep the search for garbage busy."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return ((one.ids, one.offsets) for one in backend.encode_batch(texts, add_special_tokens=add_bos))
+
+    def _encoded(self, example: Example, written: _Written, ids: list[int], offsets: list[Span]) -> Encoded:
+        while not self.is_chat(example) and ids[-2:] == [self.tokenizer.eos_token_id] * 2:
             ids.pop()  # a text may end in EOS, and a tokenizer may add one after ours
-        labels = _labels(ids, encoded["offset_mapping"], spans, len(text))
-        return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids), _unwritten(example, text))
+        labels = _labels(ids, offsets[: len(ids)], written.spans)
+        unwritten = _unwritten(example, written.text)
+        lost = sum(label != IGNORED for label in labels[self.max_length :])
+        return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids), unwritten, lost)
 
     def is_chat(self, example: Example) -> bool:
         """Whether the chat template writes the example; without one, a prompt and its completion are plain text."""
@@ -133,10 +173,16 @@ def _unwritten(example: Example, text: str) -> int:
     )
 
 
-def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Sequence[Span], characters: int) -> list[int]:
+def _labels(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> list[int]:
     """Labels: a token is trained where one of its characters is. The first has nothing before it to predict it from."""
-    trained = bytearray(characters)
+    labels = [IGNORED] * len(ids)
+    last = len(ids)
+    while last and offsets[last - 1] == (0, 0):
+        last -= 1  # added behind the text: without a place in it, and out of its order
     for start, end in spans:
-        trained[start:end] = b"\1" * (end - start)
-    pairs = enumerate(zip(ids, offsets, strict=False))  # an EOS taken off again leaves one offset over
-    return [token if index and trained.find(1, *offset) >= 0 else IGNORED for index, (token, offset) in pairs]
+        first = max(1, bisect_right(offsets, start, hi=last, key=itemgetter(1)))
+        behind = bisect_left(offsets, end, hi=last, key=itemgetter(0))
+        for index in range(first, behind):
+            if offsets[index][0] < offsets[index][1]:  # a token of no character is not part of an answer
+                labels[index] = ids[index]
+    return labels

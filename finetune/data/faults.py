@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from typing import Any
 
 from finetune.errors import DataError
@@ -10,36 +10,50 @@ from finetune.errors import DataError
 NAMED = 10
 """Faults of one kind that a message names one by one."""
 
+UNTRAINABLE = "untrainable"
+"""The rule of rows that are no examples at all."""
+
 
 class RowFault(Exception):
-    """One row cannot be trained on.
+    """One row cannot be trained on, or not as it is.
 
-    `what` is the kind, a noun that equal faults share ("no assistant turn"); `detail` is about this row alone.
+    `what` is the kind, a noun that equal faults share ("no assistant turn"); `detail` is about this row alone; `rule`
+    names it in findings: a rule of the mask contract or, for what no other says, UNTRAINABLE.
     """
 
-    def __init__(self, what: str, hint: str, detail: str = "") -> None:
+    def __init__(self, what: str, hint: str, detail: str = "", *, rule: str = UNTRAINABLE) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
         self.detail = detail
+        self.rule = rule
 
 
-def refuse(faults: dict[str, RowFault], rows: int) -> None:
-    """Raises one DataError for all faults, given by the row's `where`, or returns where there are none."""
+Fault = tuple[str, RowFault]
+"""A fault with the `where` of its row."""
+
+
+def refuse(faults: Iterable[Fault], rows: int, advice: str = "") -> None:
+    """Raises one DataError for all faults of `rows` rows, or returns where there are none. `advice` ends its hint."""
+    faults = list(faults)
     if not faults:
         return
+    lines = by_kind(faults)
+    flawed = len({where for where, _ in faults})
+    title = f"{flawed:,} of {count_of(rows, 'row')} cannot be trained on"
+    hints = dict.fromkeys([*(fault.hint for _, fault in faults), *([advice] if advice else [])])
+    raise DataError(lines[0] if len(lines) == 1 else listed(title, lines), "; ".join(hints))
+
+
+def by_kind(faults: Iterable[Fault]) -> list[str]:
+    """A line for each kind of fault: how many rows have it, and the first of them."""
     kinds: dict[str, dict[str, RowFault]] = {}
-    for where, fault in faults.items():
-        kinds.setdefault(fault.what, {})[where] = fault
-    lines = [
+    for where, fault in faults:
+        kinds.setdefault(fault.what, {}).setdefault(where, fault)
+    return [
         f"{count(found, 'row')} {'has' if len(found) == 1 else 'have'} {what}: {_places(found)}"
         for what, found in kinds.items()
     ]
-    hints = dict.fromkeys(next(iter(found.values())).hint for found in kinds.values())
-    message = (
-        lines[0] if len(lines) == 1 else listed(f"{len(faults)} of {count_of(rows, 'row')} cannot be trained on", lines)
-    )
-    raise DataError(message, "; ".join(hints))
 
 
 def listed(title: str, lines: list[str]) -> str:

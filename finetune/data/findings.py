@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from finetune.data.contract import CONTRACT
 from finetune.data.faults import count_of
 from finetune.data.lines import LINE_FAULTS, BadLine
 from finetune.data.rules.registry import ACROSS, FAULTS, RULES
@@ -22,6 +23,7 @@ DESCRIPTIONS = {
     **FAULTS,
     **{name: rule.description for name, rule in RULES.items()},
     **ACROSS,
+    **{name: rule.description for name, rule in CONTRACT.items()},
 }
 
 

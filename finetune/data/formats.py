@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune.data.conversations import require_answers, to_messages
@@ -33,6 +33,7 @@ class Example:
     `tool_call_id`), with `"train": False` on assistant turns that are only read; empty for plain text.
     `tools` are OpenAI function schemas. `prompt` is the plain-text prompt of alpaca and prompt_completion, for
     models without a chat template; its completion is the content of the last message. `text` is plain text.
+    `source` and `index` are those of its row.
     """
 
     where: str
@@ -41,23 +42,45 @@ class Example:
     tools: list[dict[str, Any]] | None = None
     prompt: str | None = None
     text: str | None = None
+    source: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A row with its examples, of which a row of several instances gives several; or with the fault that it has."""
+
+    row: Row
+    examples: list[Example] = field(default_factory=list)
+    fault: RowFault | None = None
+
+
+def convert(rows: list[Row], format: str = "auto") -> tuple[list[Converted], FormatName]:
+    """Every row, in order, as examples or with its fault, and the format they have.
+
+    Raises DataError where rows do not have that format.
+    """
+    name = detect_format(rows) if format == "auto" else _require(rows, format)
+    return [_converted(row, name) for row in _filled(rows)], name
 
 
 def to_examples(rows: list[Row], format: str = "auto") -> tuple[list[Example], FormatName]:
-    """The examples of all rows, in order, and the format they have; a row of several instances gives several.
+    """The examples of all rows, in order, and the format they have.
 
     Raises DataError where rows do not have that format, or naming every row that cannot be trained on.
     """
-    name = detect_format(rows) if format == "auto" else _require(rows, format)
-    examples: list[Example] = []
-    faults: dict[str, RowFault] = {}
-    for row in _filled(rows):
-        try:
-            examples += CONVERTERS[name](row, name)
-        except RowFault as fault:
-            faults[row.where] = fault
-    refuse(faults, len({row.where for row in rows}))
-    return examples, name
+    converted, name = convert(rows, format)
+    faults = {one.row.where: one.fault for one in converted if one.fault}
+    refuse(faults.items(), len({row.where for row in rows}))
+    return [example for one in converted for example in one.examples], name
+
+
+def _converted(row: Row, format: FormatName) -> Converted:
+    try:
+        examples = CONVERTERS[format](row, format)
+    except RowFault as fault:
+        return Converted(row, fault=fault)
+    return Converted(row, [replace(example, source=row.source, index=row.index) for example in examples])
 
 
 def detect_format(rows: list[Row]) -> FormatName:
@@ -191,8 +214,10 @@ def _text(value: dict[str, Any], column: str, *, empty: bool = False) -> str:
     text = value.get(column)
     if isinstance(text, str) and (empty or text.strip()):
         return text
-    found = "empty" if isinstance(text, str) else described(text)
-    raise RowFault(f"no text under {column}", "write what belongs there, or delete these rows", found)
+    hint = "write what belongs there, or delete these rows"
+    if isinstance(text, str):
+        raise RowFault(f"no text under {column}", hint, "empty", rule="empty_turn")
+    raise RowFault(f"no text under {column}", hint, described(text))
 
 
 def _optional(value: dict[str, Any], *columns: str) -> str:

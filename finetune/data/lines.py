@@ -9,13 +9,16 @@ from __future__ import annotations
 import base64
 import codecs
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune.data.json_files import decode, object_of, reason_of
 from finetune.errors import ConfigError
+
+STREAMED = (".jsonl", ".ndjson")
+"""Types of file that are read by lines."""
 
 LINE_FAULTS = {
     "invalid_utf8": "bytes that are no UTF-8",
@@ -122,23 +125,33 @@ def _broken(text: str, error: json.JSONDecodeError) -> str:
     return "single_quotes" if rest.startswith("'") else "invalid_json"
 
 
-def write_bad_lines(bad: Iterable[BadLine], path: Path) -> None:
-    """Writes bad lines to a new .jsonl file: `line`, `rule`, `detail`, and the line as `text` or, where it is no UTF-8,
-    as `base64`. Raises ConfigError where the file exists or cannot be written.
+def require_new(path: Path) -> None:
+    """Raises ConfigError where the file for bad lines exists."""
+    if path.exists():
+        raise ConfigError(f"{path}: exists already", "bad lines go to a new file; name another or move it")
+
+
+def write_bad_lines(bad: Mapping[str, Iterable[BadLine]], path: Path) -> None:
+    """Writes the bad lines of files, by their names, to a new .jsonl file: `file` where they are several, `line`,
+    `rule`, `detail`, and the line as `text` or, where it is no UTF-8, as `base64`. Raises ConfigError where the file
+    exists or cannot be written.
     """
+    require_new(path)
+    entries = [({"file": name} if len(bad) > 1 else {}) | _entry(one) for name, lines in bad.items() for one in lines]
     try:
         with path.open("x", encoding="utf-8") as file:
-            for one in bad:
-                file.write(json.dumps(_entry(one), ensure_ascii=False) + "\n")
-    except FileExistsError:
-        raise ConfigError(f"{path}: exists already", "bad lines go to a new file; name another or move it") from None
+            file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror or error})", "name another file") from None
 
 
 def _entry(bad: BadLine) -> dict[str, Any]:
-    entry = {"line": bad.line, "rule": bad.rule, "detail": bad.detail}
+    return {"line": bad.line, "rule": bad.rule, "detail": bad.detail, **as_text(bad.raw)}
+
+
+def as_text(raw: bytes) -> dict[str, str]:
+    """Bytes of a line for JSON: as `text` or, where they are no UTF-8, as `base64`."""
     try:
-        return {**entry, "text": bad.raw.decode()}
+        return {"text": raw.decode()}
     except UnicodeDecodeError:
-        return {**entry, "base64": base64.b64encode(bad.raw).decode()}
+        return {"base64": base64.b64encode(raw).decode()}

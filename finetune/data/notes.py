@@ -28,9 +28,6 @@ def _about(split: Split, encoder: Encoder, config: DataConfig) -> list[str]:
     if stats.truncated:
         what = "left out" if config.on_truncation == "drop" else "cut there"
         notes.append(f"{count_of(stats.truncated, 'row')} longer than data.max_length={config.max_length}, {what}")
-    empty = stats.dropped - (stats.truncated if config.on_truncation == "drop" else 0)
-    if empty:
-        notes.append(f"{count_of(empty, 'row')} without a trained token within data.max_length, left out")
     if unwritten := sum(row.unwritten for row in split.rows):
         turns = count_of(unwritten, "assistant turn")
         notes.append(f"the chat template leaves out or changes words of {turns}, such as earlier reasoning")

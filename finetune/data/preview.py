@@ -1,4 +1,4 @@
-"""Rendered examples with their trained tokens coloured: `finetune data preview`."""
+"""Rendered examples with their trained tokens coloured: `finetune data preview`, `finetune data check --show-mask`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from finetune.data.encode import IGNORED, Encoded
-from finetune.data.load import LoadedData
+from finetune.data.splits import Split
 
 TRAINED, CONTEXT = "bold green", "dim"
 
 
-def preview(data: LoadedData, rows: int) -> list[tuple[str, Text]]:
-    """The first `rows` training rows as (where it came from, tokens with the trained ones coloured)."""
-    split = data.train
-    shown = zip(split.examples[:rows], split.rows[:rows], strict=False)
-    return [(_title(example.where, row), _coloured(data.tokenizer, row)) for example, row in shown]
+def preview(tokenizer: PreTrainedTokenizerBase, split: Split, rows: int) -> list[tuple[str, Text]]:
+    """The first rows of a split as (where it came from, tokens with the trained ones coloured)."""
+    first = zip(split.examples[:rows], split.rows[:rows], strict=True)
+    return [shown(tokenizer, example.where, row) for example, row in first]
 
 
-def _title(where: str, row: Encoded) -> str:
+def shown(tokenizer: PreTrainedTokenizerBase, where: str, row: Encoded) -> tuple[str, Text]:
+    """A row as `preview` shows it."""
     cut = f", cut from {row.length:,}" if row.length > len(row.input_ids) else ""
-    return f"{where}: {len(row.input_ids):,} tokens{cut}, {row.trained:,} trained"
+    title = f"{where}: {len(row.input_ids):,} tokens{cut}, {row.trained:,} trained"
+    return title, _coloured(tokenizer, row)
 
 
 def _coloured(tokenizer: PreTrainedTokenizerBase, row: Encoded) -> Text:

@@ -25,12 +25,14 @@ FILE_SUFFIXES = (*READERS, ".txt", ".tsv", ".gz", ".zip", ".zst")
 class Row:
     """One row as it was read.
 
-    `where` names it to people, such as `train.jsonl line 12`; `index` counts from zero within its source.
+    `where` names it to people, such as `train.jsonl line 12`; `index` counts from zero within its `source`, a file or
+    a split of a hub data set.
     """
 
     value: dict[str, Any]
     where: str
     index: int
+    source: str = ""
 
 
 def read_rows(sources: str | list[DataSource], *, role: Role, seed: int) -> list[Row]:
@@ -63,7 +65,7 @@ def _read(source: DataSource, role: Role) -> list[Row]:
     else:
         split, placed = read_hub(name, source.split, role)
         name = f"{name}[{split}]"
-    return [Row(value, f"{name} {place}", index) for index, (place, value) in enumerate(placed)]
+    return [Row(value, f"{name} {place}", index, name) for index, (place, value) in enumerate(placed)]
 
 
 def _weighted(rows: list[Row], source: DataSource, generator: random.Random) -> list[Row]:

@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
+
 from finetune.data.chunks import Asked, Checked
 from finetune.data.faults import count, count_of
 from finetune.data.findings import CheckResult, Finding
@@ -39,11 +41,14 @@ class Tally:
         self.formats += checked.formats
         self.prints.append(replace(checked.prints, line=checked.prints.line + before))
 
-    def result(self, name: str, *, lines: bool = True) -> CheckResult:
-        """The whole, by row; `lines`: whether rows are lines of the file."""
+    def result(self, name: str, *, lines: bool = True, copies_of_clean: bool = False) -> CheckResult:
+        """The whole, by row; `lines`: whether rows are lines of the file; `copies_of_clean`: copies are sought only
+        among rows without another finding, so that no row goes for the copy of one that goes too."""
         notes = self._notes()
         bad = sorted(self.bad + self._suspicious(), key=lambda one: one.line)
-        found = [*self._unusual(notes), *((one.line, one.rule, one.detail) for one in bad), *self._copies()]
+        single = self._unusual(notes)
+        copies = self._copies({line for line, _, _ in single} if copies_of_clean else set())
+        found = [*single, *((one.line, one.rule, one.detail) for one in bad), *copies]
         found.sort(key=lambda one: one[0])
         findings = [Finding(self._row(line), rule, detail, line if lines else None) for line, rule, detail in found]
         return CheckResult(name, self.good + len(bad), findings, bad, dict(self.formats.most_common()), notes)
@@ -81,11 +86,13 @@ class Tally:
         notes += [f"{detail} in {count_of(times, 'row')}: the usual way here" for detail, times in usual.items()]
         return [one for one in self.found if not (one[1] == "null_field" and one[2] in usual)]
 
-    def _copies(self) -> list[tuple[int, str, str]]:
-        """Findings about rows that are alike."""
+    def _copies(self, apart: set[int]) -> list[tuple[int, str, str]]:
+        """Findings about rows that are alike, but for the lines `apart`."""
         if not self.prints:
             return []
         prints, self.prints = Fingerprints.joined(self.prints), []
+        if apart:
+            prints = prints.where(~np.isin(prints.line, list(apart)))
         found = []
         if "exact_duplicate" in self.asked.rules:
             for copy, first in exact_copies(prints):

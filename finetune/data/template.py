@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from finetune.data.turns import SENTINEL, Message, Span, Turns, left_out
+from finetune.data.turns import SENTINEL, Message, Span, TemplateFault, Turns, left_out
 from finetune.errors import DataError
 
 
@@ -43,7 +43,9 @@ class ChatTemplate:
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
-            raise DataError(
+            raise TemplateFault(
+                "template_refuses_row",
+                str(error),
                 f"the chat template refuses a conversation of {roles}: {error}",
                 "change the rows, or give another template as data.chat_template",
             ) from None

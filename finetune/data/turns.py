@@ -118,10 +118,25 @@ def agreement(one: str, other: str) -> int:
     return next((index for index, (left, right) in pairs if left != right), len(one))
 
 
-def left_out(messages: Sequence[Message], turn: int, part: str = "") -> DataError:
+class TemplateFault(DataError):
+    """The chat template does not write a conversation as it is.
+
+    `rule` is that of the mask contract; `detail` says what is wrong with this conversation alone.
+    """
+
+    def __init__(self, rule: str, detail: str, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.rule = rule
+        self.detail = detail
+
+
+def left_out(messages: Sequence[Message], turn: int, part: str = "") -> TemplateFault:
     """The error of a template that does not write a turn, or a part of it."""
-    return DataError(
-        f"the chat template cannot be masked: it leaves out {part}turn {turn + 1} ({messages[turn]['role']})",
+    detail = f"{part}turn {turn + 1} ({messages[turn]['role']})"
+    return TemplateFault(
+        "template_drops_turn",
+        detail,
+        f"the chat template cannot be masked: it leaves out {detail}",
         "give a template that writes every turn as data.chat_template, or change the rows",
     )
 

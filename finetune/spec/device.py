@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import psutil
 import torch
 
 from finetune.config import HardwareConfig, parse_size
+from finetune.cores import usable_cores
 
 DEFAULT_CARD_BYTES = 24 * 2**30
 """Card that is assumed where the configuration asks for CUDA and this machine has none (RTX 3090, 4090)."""
@@ -91,11 +91,6 @@ def _cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 itself: emulated it is 6 to 15 times slower than float32 (measured)."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("amx_tile"))
-
-
-def usable_cores() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _container_limit() -> float:

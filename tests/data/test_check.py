@@ -14,8 +14,9 @@ import pytest
 from repo import REPO
 from rich.console import Console
 
+from finetune.config import DataConfig, DataSource
 from finetune.data import chunks
-from finetune.data.check import check_file
+from finetune.data.check import check_file, check_sources
 from finetune.data.findings import DESCRIPTIONS, CheckResult, show
 from finetune.data.lines import LINE_FAULTS
 from finetune.errors import ConfigError, DataError
@@ -126,6 +127,30 @@ class TestBadLines:
         path = written(tmp_path / "a.jsonl", GOOD)
         with pytest.raises(ConfigError, match=r"cannot be written \(No such file or directory\)"):
             check_file(path, skip_bad=tmp_path / "none" / "bad.jsonl")
+
+    def test_of_several_files_they_go_to_one(self, tmp_path: Path) -> None:
+        first = written(tmp_path / "a.jsonl", GOOD, BAD["trailing_comma"])
+        second = written(tmp_path / "b.jsonl", BAD["single_quotes"], GOOD)
+        third = tmp_path / "c.json"
+        third.write_bytes(b"[" + GOOD + b"]")
+        config = DataConfig(train=[DataSource(path=str(path)) for path in (first, third)], eval=str(second))
+        side = tmp_path / "bad.jsonl"
+        results = check_sources(config, seed=0, skip_bad=side)
+        entries = list(map(json.loads, side.read_text(encoding="utf-8").splitlines()))
+        assert [(one["file"], one["line"], one["rule"]) for one in entries] == [
+            (str(first), 2, "trailing_comma"),
+            (str(second), 1, "single_quotes"),
+        ]
+        assert [result.notes for result in results] == [[], ["not read by lines: --skip-bad takes none of it"], []]
+
+    def test_a_file_that_is_not_read_by_lines_has_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.json"
+        path.write_bytes(b"[" + GOOD + b"]")
+        with pytest.raises(ConfigError) as caught:
+            check_file(path, skip_bad=tmp_path / "bad.jsonl")
+        assert caught.value.message == f"--skip-bad: {path} is not read by lines"
+        assert caught.value.hint == "convert it to .jsonl, a row a line; or leave --skip-bad out"
+        assert not (tmp_path / "bad.jsonl").exists()
 
     def test_whatever_is_in_a_file_no_row_is_lost(self, tmp_path: Path) -> None:
         """Seeded damage to bytes: rows in = rows kept + rows named, and never a traceback."""
@@ -366,15 +391,15 @@ def test_the_command_on_a_file(tmp_path: Path) -> None:
     assert json.loads(broken.stdout)["rows"] == 3 and (tmp_path / "bad.jsonl").is_file()
 
 
-def test_the_command_on_a_configuration_checks_every_source_once(config_file: Path, rows_file: Path) -> None:
+def test_the_command_on_a_configuration_checks_every_source_once(
+    config_file: Path, rows_file: Path, held_out_file: Path
+) -> None:
     done = command(config_file, "--json")
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
-    assert found["rows"] == 12 and found["file"] == str(rows_file), "train and eval are one file here"
-    other = rows_file.with_name("other.jsonl")
-    other.write_text(rows_file.read_text(encoding="utf-8"), encoding="utf-8")
-    both = json.loads(command(config_file, f"data.eval={other}", "--json").stdout)
-    assert both["rows"] == 24 and [one["file"] for one in both["files"]] == [str(rows_file), str(other)]
+    assert found["rows"] == 24 and [one["file"] for one in found["files"]] == [str(rows_file), str(held_out_file)]
+    one = json.loads(command(config_file, f"data.eval={rows_file}", "--json").stdout)
+    assert one["rows"] == 12 and one["file"] == str(rows_file), "train and eval are one file here"
 
 
 @pytest.mark.parametrize(
@@ -383,6 +408,11 @@ def test_the_command_on_a_configuration_checks_every_source_once(config_file: Pa
         (["nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["rows.jsonl", "lora.r=8"], "lora.r=8: rows.jsonl is a file of rows, which has no keys"),
         (["rows.jsonl", "--rule", "mojibak"], "unknown rule 'mojibak'"),
+        (
+            ["rows.jsonl", "--show-mask"],
+            "--show-mask: rows.jsonl is a file of rows, and a mask needs a model's tokenizer",
+        ),
+        (["config.yaml", "--show-mask", "--json"], "--show-mask is for people, --json for programs"),
     ],
 )
 def test_the_command_s_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list, words: str) -> None:

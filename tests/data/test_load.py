@@ -45,25 +45,29 @@ class TestCounting:
         assert data.train_dataset["input_ids"][:] == [row.input_ids for row in data.train.rows]
         assert data.train_dataset["labels"][:] == [row.labels for row in data.train.rows]
 
-    def test_format_and_sizes_are_said(self, load, rows_file):
+    def test_format_and_sizes_are_said(self, load, rows_file, held_out_file):
         data = load()
-        stats = data.train.stats
+        splits = {"train": (data.train.stats, rows_file), "eval": (data.eval.stats, held_out_file)}
         assert data.notes == [
-            f"{role}: {rows_file}: 12 rows of format messages (found by looking), {stats.tokens:,} tokens, "
+            f"{role}: {file}: 12 rows of format messages (found by looking), {stats.tokens:,} tokens, "
             f"{stats.trained_tokens / stats.tokens:.0%} of them trained, longest row {stats.longest:,}"
-            for role in ("train", "eval")
+            for role, (stats, file) in splits.items()
         ]
         assert "format messages (as configured)" in load("data.format=messages").notes[0]
 
 
 class TestTooLong:
     def test_rows_are_cut_counted_and_reported(self, load):
-        data = load("data.max_length=40", "data.eval=null")
+        data = load("data.max_length=40", "data.eval=null", "data.max_truncated=1")
         too_long = [row for row in data.train.rows if row.length > 40]
         assert data.train.stats.truncated == len(too_long) > 0
         assert all(len(row.input_ids) == 40 for row in too_long)
         assert data.train.stats.dropped == 0
-        assert data.notes[1:] == [f"train: {len(too_long)} rows longer than data.max_length=40, cut there"]
+        assert data.notes[1] == f"train: {len(too_long)} rows longer than data.max_length=40, cut there"
+        lost = len(too_long) - 1  # one row loses no more than the line break behind its stop token
+        share = f"{lost / 12:.1%} of data.train, where data.max_truncated=1:"
+        said = f"train: {lost} rows have a truncated answer (truncated_answer), {share}"
+        assert len(data.notes) == 3 and data.notes[2].startswith(said)
 
     def test_or_left_out_counted_and_reported(self, load):
         whole = load("data.eval=null").train
@@ -77,12 +81,14 @@ class TestTooLong:
         path = write(
             tmp_path / "q.jsonl", [{"question": "why " * 50, "answer": "so"}, {"question": "w?", "answer": "so"}]
         )
-        data = load(f"data.train={path}", "data.eval=null", "data.max_length=50")
+        keys = f"data.train={path}", "data.eval=null", "data.max_length=50", "data.allow=[no_trained_token]"
+        data = load(*keys)
         stats = data.train.stats
         assert (stats.rows, stats.truncated, stats.dropped) == (1, 1, 1)
         assert data.notes[1:] == [
             "train: 1 row longer than data.max_length=50, cut there",
-            "train: 1 row without a trained token within data.max_length, left out",
+            "train: 1 row has no trained token (no_trained_token), as data.allow has it, left out: "
+            f"{path} line 1 (its prompt fills data.max_length=50)",
         ]
 
     def test_no_row_left(self, load):
@@ -185,9 +191,9 @@ class TestNotes:
 class TestSamples:
     def test_questions_spread_over_the_held_out_rows(self, load):
         samples = load().samples(3)
-        assert [sample.prompt for sample in samples] == ["Say 1 words.", "Say 5 words.", "Say 9 words."]
+        assert [sample.prompt for sample in samples] == ["Cry 1 words.", "Cry 5 words.", "Cry 9 words."]
         assert samples[0].reference == "word end"
-        assert samples[0].rendered == "<|im_start|>user\nSay 1 words.<|im_end|>\n<|im_start|>assistant\n"
+        assert samples[0].rendered == "<|im_start|>user\nCry 1 words.<|im_end|>\n<|im_start|>assistant\n"
 
     def test_no_more_than_there_are(self, load):
         assert len(load().samples(50)) == 12
@@ -200,7 +206,7 @@ class TestSamples:
             [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [call]}, hello],
         ]
         path = write(tmp_path / "e.jsonl", [{"messages": turns} for turns in rows])
-        assert load(f"data.eval={path}").samples(3) == []
+        assert load(f"data.eval={path}", "data.allow=[roles_out_of_order]").samples(3) == []
 
     def test_text_has_none(self, load, tmp_path):
         path = write(tmp_path / "t.jsonl", [{"text": "Hello"}])
@@ -219,7 +225,9 @@ class TestSharedData:
         ],
     )
     def test_every_row_is_trained_or_counted(self, load, shared, name, rows):
-        split = load(f"data.train={shared / 'data' / name}", "data.eval=null", "data.max_length=512").train
+        # This tokenizer makes a token of each byte: many rows are longer.
+        keys = "data.eval=null", "data.max_length=512", "data.max_truncated=1", "data.allow=[no_trained_token]"
+        split = load(f"data.train={shared / 'data' / name}", *keys).train
         assert split.stats.rows + split.stats.dropped == rows
         assert split.stats.rows > 0
         assert all(row.trained for row in split.rows)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.text import Text
 
-from finetune.data import Encoder, Split, preview
+from finetune.data import Encoder, Split
 from finetune.data.formats import to_examples
-from finetune.data.preview import CONTEXT, TRAINED
+from finetune.data.preview import CONTEXT, TRAINED, preview
 from finetune.data.rows import Row
 
 
@@ -23,7 +22,8 @@ def shown(load, tmp_path: Path):
     def of(*rows: dict, count: int = 3, overrides: tuple[str, ...] = ()) -> list[tuple[str, Text]]:
         path = tmp_path / "shown.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return preview(load(f"data.train={path}", "data.eval=null", *overrides), count)
+        data = load(f"data.train={path}", "data.eval=null", *overrides)
+        return preview(data.tokenizer, data.train, count)
 
     return of
 
@@ -58,8 +58,7 @@ def test_characters_of_several_tokens_are_whole(shown):
 def test_spaces_that_a_tokenizer_keeps_in_its_words_are_shown(metaspace):
     (example,), _ = to_examples([Row(talk("Hi", "Hello"), "line 1", 0)])
     row = Encoder(metaspace, loss_on="assistant", max_length=99).encode(example)
-    data = SimpleNamespace(tokenizer=metaspace, train=Split([example], [row], None))
-    ((_, text),) = preview(data, 1)
+    ((_, text),) = preview(metaspace, Split([example], [row], None), 1)
     assert styled(text) == [("<s> [INST] Hi [/INST]", CONTEXT), (" Hello</s>", TRAINED)]
 
 
@@ -74,7 +73,8 @@ def test_brackets_are_shown_as_they_are(shown):
 
 
 def test_cut_rows_say_so(shown):
-    whole, cut = shown(talk("Hi", "Hello"), talk("Hi", "word " * 50), overrides=("data.max_length=60",))
+    keys = "data.max_length=60", "data.max_truncated=0.5"
+    whole, cut = shown(talk("Hi", "Hello"), talk("Hi", "word " * 50), overrides=keys)
     assert re.search(r"line 1: \d+ tokens, ", whole[0])
     assert re.search(r"line 2: 60 tokens, cut from \d+, \d+ trained$", cut[0])
     assert styled(cut[1])[-1][0].startswith("word word")

@@ -19,6 +19,9 @@ from pathlib import Path
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from finetune.data import Encoder
+from finetune.data.breaches import Inspector
+from finetune.data.formats import Example
 from finetune.data.template import ChatTemplate
 from finetune.errors import DataError
 
@@ -247,3 +250,20 @@ def test_gemma_stops_where_the_result_of_a_call_begins(published, name, kind, ex
         "1+2?<turn|>\n<|turn>model\n⟦<|tool_call>call:add{a:1}<tool_call|><|tool_response>⟧"
         'response:add{value:<|"|>three<|"|>}<tool_response|>' + expected
     )
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if not n.startswith(TEXT_AND_IMAGES)])
+def test_no_published_template_breaks_the_mask_contract(published, name):
+    """Whatever a conversation is made of, and though the tokenizer pads with EOS and would add a BOS of its own."""
+    encoder = Encoder(published(name).tokenizer, loss_on="assistant", max_length=4096)
+    written = 0
+    for messages in CONVERSATIONS.values():
+        example = Example("line 1", "messages", messages, tools=schemas(messages))
+        try:
+            row = encoder.encode(example)
+        except DataError as error:
+            assert re.search(REFUSED.get(name.removesuffix("_training"), "$^"), error.message)
+            continue
+        written += 1
+        assert Inspector(encoder).faults(example, row) == []
+    assert written >= 5

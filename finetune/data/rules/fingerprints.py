@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 
 import numpy as np
 from rensa import RMinHash
 
+from finetune.data.formats import Example
 from finetune.data.rules.view import Texts
 
 WHOLE, ANSWER = 120, 32
@@ -43,6 +45,10 @@ class Fingerprints:
         names = [field.name for field in fields(Fingerprints)]
         return Fingerprints(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
+    def where(self, wanted: np.ndarray) -> Fingerprints:
+        """The rows for which a boolean array is true."""
+        return Fingerprints(**{field.name: getattr(self, field.name)[wanted] for field in fields(Fingerprints)})
+
 
 def fingerprints(rows: list[tuple[int, Texts]], *, near: bool) -> Fingerprints:
     """Of rows with their lines. System prompts, which many rows share, count for exact copies alone."""
@@ -51,16 +57,16 @@ def fingerprints(rows: list[tuple[int, Texts]], *, near: bool) -> Fingerprints:
     width = WHOLE + ANSWER if near else 0
     return Fingerprints(
         line=np.array([line for line, _ in rows], np.int64),
-        digest=np.array([digest(texts) for texts in every], np.uint64),
+        digest=np.array([digest(texts.examples) for texts in every], np.uint64),
         untidy=np.array([sum(part != part.strip() for part in (*t.asked, *t.answers)) for t in every], np.int32),
         size=np.array([len(texts.question) + len(texts.answer) for texts in every], np.int64),
         signature=np.array(signatures, np.uint32).astype(np.uint16).reshape(len(rows), width),
     )
 
 
-def digest(texts: Texts) -> int:
+def digest(examples: Iterable[Example]) -> int:
     """64 bits of all texts, tools and calls: two different rows among a million share them once in 37 million files."""
-    whole = repr([(one.messages, one.tools, one.text) for one in texts.examples])
+    whole = repr([(one.messages, one.tools, one.text) for one in examples])
     return int.from_bytes(blake2b(whole.encode(), digest_size=8).digest())
 
 

@@ -31,8 +31,8 @@ class Texts:
 
 def texts_of(value: dict[str, Any]) -> Texts:
     """The texts of one row. Raises RowFault where the loader would refuse it."""
-    kind = _kind(value)
-    examples = tuple(CONVERTERS[kind](Row(value, "", 0), kind))
+    kind, read = _kind(value)
+    examples = tuple(CONVERTERS[kind](Row(read, "", 0), kind))
     sides: dict[str, list[str]] = {"system": [], "asked": [], "answer": []}
     for example in examples:
         for side, text in _sides(example, value):
@@ -41,14 +41,14 @@ def texts_of(value: dict[str, Any]) -> Texts:
     return Texts(value, kind, system, tuple(sides["asked"]), tuple(sides["answer"]), asked, answers, examples)
 
 
-def _kind(value: dict[str, Any]) -> FormatName:
-    """The format of one row. Columns that are null do not count, unless nothing is left without them."""
-    kind = kinds_of({key: item for key, item in value.items() if item is not None})[0]
-    if kind in REFUSED:
-        kind = kinds_of(value)[0]
-    if kind in REFUSED:
-        raise RowFault(kind, REFUSED[kind])
-    return kind
+def _kind(value: dict[str, Any]) -> tuple[FormatName, dict[str, Any]]:
+    """The format of one row, and the row as that reads it: without columns that are null, unless nothing is left."""
+    filled = {key: item for key, item in value.items() if item is not None}
+    for read in (filled, value):
+        kind = kinds_of(read)[0]
+        if kind not in REFUSED:
+            return kind, read
+    raise RowFault(kind, REFUSED[kind])
 
 
 def _sides(example: Example, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
