@@ -35,6 +35,7 @@ COMMANDS = [
     "schema",
     "data",
     "data check",
+    "data curate",
     "data map",
     "data needed",
     "data preview",

@@ -60,6 +60,9 @@ def test_no_command_is_new_to_this_test() -> None:
         "finetune train configs/qlora_r16.yaml",
         "finetune train configs/qlora_r16.yaml data.train=my_rows.jsonl data.max_length=1024 lora.r=32",
         "finetune data preview configs/quickstart.yaml",
+        "finetune data check configs/quickstart.yaml --show-mask",
+        "finetune data curate configs/quickstart.yaml --out runs/curated",
+        "finetune data map data/quickstart/train.jsonl --out runs/map.html",
         "finetune eval runs/quickstart",
         'finetune chat runs/quickstart --prompt "What does `itertools.chain` do in Python?"',
         "docker build -t finetune .",
@@ -75,6 +78,7 @@ def test_no_command_is_new_to_this_test() -> None:
         "finetune plan configs/qlora_r16.yaml --gpu 'RTX 4090' --examples 3200",
         "finetune lab descent",
         "finetune lab batch",
+        "finetune lab classic",
     }
     assert set(commands()) == known
 
@@ -99,10 +103,19 @@ def test_using_the_run(quickstart: Path) -> None:
     assert answered.stdout.strip()
 
 
-def test_data_preview(quickstart: Path) -> None:
+def test_looking_at_the_data(quickstart: Path, tmp_path: Path) -> None:
     shown = run("finetune data preview configs/quickstart.yaml")
     assert shown.returncode == 0, shown.stderr
     assert "<|im_start|>assistant" in shown.stdout
+    checked = run("finetune data check configs/quickstart.yaml --show-mask")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "<|im_start|>assistant" in checked.stdout
+    curated = run(f"finetune data curate configs/quickstart.yaml --out {tmp_path / 'curated'}")
+    assert curated.returncode == 0, curated.stderr
+    assert (tmp_path / "curated" / "curated.jsonl").stat().st_size > 0
+    mapped = run(f"finetune data map data/quickstart/train.jsonl --out {tmp_path / 'map.html'} --limit 200")
+    assert mapped.returncode == 0, mapped.stderr
+    assert "trustworthiness" in (tmp_path / "map.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU this trains a 7B model")

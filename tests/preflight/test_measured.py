@@ -33,8 +33,8 @@ def write_rows(path: Path, words: list[int]) -> None:
 
 
 def configured(config_file: Path, *overrides: str) -> RunConfig:
-    """Nothing held out and no rehearsal: what is measured is training alone."""
-    return load_config(config_file, ["data.eval=null", "training.rehearsal=false", *overrides])
+    """Nothing held out and no rehearsal: what is measured is training alone. Rows may be cut: they fill sequences."""
+    return load_config(config_file, ["data.eval=null", "data.max_truncated=1", "training.rehearsal=false", *overrides])
 
 
 def measured(config: RunConfig) -> int:

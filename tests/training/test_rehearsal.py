@@ -238,7 +238,8 @@ def test_a_difference_of_more_than_a_twentieth_is_a_note(tmp_path, config_file):
         f"{peak / 2**29:.3f} GiB were predicted (-50.0%); every row is priced at data.max_length=128, the longest "
         "here has 66 tokens"
     ]
-    full = rehearsed(assemble(config_file, "data.eval=null", "data.max_length=40"), tmp_path, predicted=1)
+    cut = "data.max_length=40", "data.max_truncated=1"
+    full = rehearsed(assemble(config_file, "data.eval=null", *cut), tmp_path, predicted=1)
     assert "(2 x 40 tokens)" in full.notes[0]
     assert "priced" not in full.notes[0]
 
