@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from typing import Literal
 
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from finetune.data.formats import Example
@@ -18,7 +20,7 @@ from finetune.data.turns import Message, Span
 from finetune.errors import DataError
 from finetune.spec.loss import IGNORED
 
-BATCH = 1024
+BATCH = 512
 """Texts that the tokenizer gets at a time."""
 
 
@@ -81,14 +83,19 @@ class Encoder:
         return next(self.encode_all([example]))
 
     def encode_all(self, examples: Iterable[Example]) -> Iterator[Encoded]:
-        """Tokens and labels of each example, in order. The tokenizer takes many at a time, on all cores."""
+        """Tokens and labels of each example, in order. While the tokenizer works on one batch, on all cores and without
+        Python's lock, the next is written."""
         waiting = iter(examples)
-        while batch := list(islice(waiting, BATCH)):
-            written = [self._written(example) for example in batch]
-            plain = self._tokens([one.text for one in written if not one.add_bos], add_bos=False)
-            begun = self._tokens([one.text for one in written if one.add_bos], add_bos=True)
-            for example, one in zip(batch, written, strict=True):
-                yield self._encoded(example, one, *next(begun if one.add_bos else plain))
+        with ThreadPoolExecutor(1) as tokenizing:
+            before = None
+            while batch := list(islice(waiting, BATCH)):
+                written = [self._written(example) for example in batch]
+                after = batch, written, tokenizing.submit(self._tokens, written)
+                if before:
+                    yield from self._finished(*before)
+                before = after
+            if before:
+                yield from self._finished(*before)
 
     def _written(self, example: Example) -> _Written:
         chat = self.is_chat(example)
@@ -101,21 +108,30 @@ class Encoder:
         # A chat template writes its own BOS, and so may a text: a second one is never added.
         return _Written(text, spans, add_bos=not chat and not (bos and text.startswith(bos)))
 
-    def _tokens(self, texts: list[str], add_bos: bool) -> Iterator[tuple[list[int], list[Span]]]:
-        """Token ids and the characters each stands for, of each text: made when asked for, since a place for every
-        token of a thousand texts would keep the search for garbage busy."""
+    def _tokens(self, written: list[_Written]) -> list[Encoding]:
+        """What the tokenizer makes of each text."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-        return ((one.ids, one.offsets) for one in backend.encode_batch(texts, add_special_tokens=add_bos))
+        found: dict[bool, Iterator[Encoding]] = {}
+        for add_bos in (False, True):
+            texts = [one.text for one in written if one.add_bos == add_bos]
+            found[add_bos] = iter(backend.encode_batch(texts, add_special_tokens=add_bos))
+        return [next(found[one.add_bos]) for one in written]
 
-    def _encoded(self, example: Example, written: _Written, ids: list[int], offsets: list[Span]) -> Encoded:
-        while not self.is_chat(example) and ids[-2:] == [self.tokenizer.eos_token_id] * 2:
-            ids.pop()  # a text may end in EOS, and a tokenizer may add one after ours
-        labels = _labels(ids, offsets[: len(ids)], written.spans)
-        unwritten = _unwritten(example, written.text)
-        lost = sum(label != IGNORED for label in labels[self.max_length :])
-        return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids), unwritten, lost)
+    def _finished(
+        self, batch: list[Example], written: list[_Written], tokens: Future[list[Encoding]]
+    ) -> Iterator[Encoded]:
+        for example, one, encoding in zip(batch, written, tokens.result(), strict=True):
+            ids = encoding.ids
+            while not self.is_chat(example) and ids[-2:] == [self.tokenizer.eos_token_id] * 2:
+                ids.pop()  # a text may end in EOS, and a tokenizer may add one after ours
+            # Places of characters are asked for here, one row at a time: those of a whole batch are garbage by the
+            # hundred thousand, and the search for it would take longer than this.
+            labels = _labels(ids, encoding.offsets[: len(ids)], one.spans)
+            lost = sum(label != IGNORED for label in labels[self.max_length :])
+            cut = ids[: self.max_length], labels[: self.max_length]
+            yield Encoded(*cut, len(ids), _unwritten(example, one.text), lost)
 
     def is_chat(self, example: Example) -> bool:
         """Whether the chat template writes the example; without one, a prompt and its completion are plain text."""
