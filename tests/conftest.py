@@ -7,12 +7,18 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from repo import REPO
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Threads of a tiny model wait for each other more than they work, most of all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# The same cases in every run, and none kept between runs; a busy machine makes none of them fail.
+hypothesis.settings.register_profile("project", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

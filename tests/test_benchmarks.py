@@ -49,6 +49,23 @@ def test_losses_equal_those_of_plain_trl(tiny_model: Path, rows_file: Path, tmp_
     assert str(tmp_path) not in out.read_text()
 
 
+def test_the_speed_of_preparing_rows(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+    """That it is measured, and that both ways make the same tokens: of a dozen rows the speed says nothing."""
+    out = tmp_path / "speed.json"
+    done = run("prepare_speed.py", tiny_model, rows_file, "--pairs", 1, "--repeat", 20, "--json", out)
+    result = json.loads(out.read_text())
+    ours, trl = result["ways"]["finetune"], result["ways"]["trl"]
+    assert (ours["tokens"], ours["trained"]) == (trl["tokens"], trl["trained"])
+    assert 0 < ours["trained"] < ours["tokens"] and ours["packs"] <= trl["packs"]
+    assert done.returncode == int(result["times"]["trl"] < 1.5), done.stderr
+
+
+def test_the_committed_speed_of_preparing_rows() -> None:
+    result = json.loads((BENCHMARKS / "results" / "prepare_speed.json").read_text())
+    assert result["times"]["trl"] >= 1.5
+    assert result["ways"]["finetune"]["tokens"] == result["ways"]["trl"]["tokens"]
+
+
 def test_the_cost_of_the_noise_scale(config_file: Path, tmp_path: Path) -> None:
     """That it is measured: on a tiny model it costs far more than the 2 % that it may cost on a real one."""
     out = tmp_path / "cost.json"

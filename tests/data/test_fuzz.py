@@ -24,10 +24,10 @@ from finetune.errors import FinetuneError
 
 
 def cases(number: int) -> settings:
+    """A folder may serve all cases of a test: each writes its file anew."""
     return settings(
-        max_examples=number, derandomize=True, deadline=None, database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    )  # fmt: skip
+        max_examples=number, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    )
 
 
 TEXTS = st.one_of(

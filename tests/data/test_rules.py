@@ -22,6 +22,11 @@ def found(value: dict) -> dict[str, str]:
     return {name: detail for name, rule in RULES.items() if (detail := rule.find(texts)) is not None}
 
 
+def test_a_column_that_is_null_does_not_hide_what_the_others_say() -> None:
+    texts = texts_of({"input": "Why?", "output": "So.", "instruction": None})
+    assert (texts.format, texts.question, texts.answer) == ("prompt_completion", "Why?", "So.")
+
+
 FOUND = {
     "null_field": [row(given=None)],
     "empty_turn": [row(instruction="  "), {"prompt": "", "completion": "so"}],
