@@ -76,16 +76,22 @@ def curate(job: Job, out: Path, progress: Progress = lambda step, share: None) -
     parts = [identify(source) for source in job.sources]
     encoder = _encoder(job)
     asked = _asked(job, encoder)
-    state = State.begin(out, {"sources": {part.name: {"sha256": part.sha256} for part in parts}, **asked})
-    stream = open_stream(job.sources, parts, state.work / "rows.jsonl", seed=settings.seed)
-    checked = state.remember("rules", lambda: _check(stream, rules, progress))
-    steps = list(_steps(job, stream, state, checked, encoder, progress)) if encoder else []
-    if len({row for row, *_ in checked["findings"]}) + sum(len(step.rows) for step in steps) == checked["rows"]:
+    with State.begin(out, {"sources": {part.name: {"sha256": part.sha256} for part in parts}, **asked}) as state:
+        stream = open_stream(job.sources, parts, state.work / "rows.jsonl", seed=settings.seed)
+        checked = state.remember("rules", lambda: _check(stream, rules, progress))
+        steps = list(_steps(job, stream, state, checked, encoder, progress)) if encoder else []
+        _require_rows(checked, steps)
+        receipt = receipt_of(stream, asked, checked, steps, write_results(stream, checked, steps, state.work))
+        state.finish(receipt)
+    return receipt
+
+
+def _require_rows(checked: dict[str, Any], steps: list[Step]) -> None:
+    """Raises DataError where every row is dropped."""
+    dropped = len({row for row, *_ in checked["findings"]}) + sum(len(step.rows) for step in steps)
+    if dropped == checked["rows"]:
         hint = "`finetune data check` shows the findings; ask for less, in another --out"
         raise DataError(f"none of {count_of(checked['rows'], 'row')} would be kept", hint)
-    receipt = receipt_of(stream, asked, checked, steps, write_results(stream, checked, steps, state.work))
-    state.finish(receipt)
-    return receipt
 
 
 def _sources(named: str | list[DataSource]) -> list[DataSource]:

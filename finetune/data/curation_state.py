@@ -43,18 +43,27 @@ class State:
             return state
         state._lock()
         if changes := _changes(begun, json.loads(json.dumps(asked))):
+            state._held.close()
             raise ConfigError(
                 f"{out}: holds an unfinished curation, and since it began {'; '.join(changes)}",
                 "repeat its command to finish it, or name another directory with --out",
             )
         return state
 
+    def __enter__(self) -> State:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Lets the directory go."""
+        self._held.close()
+
     def _lock(self) -> None:
-        """Holds the directory for as long as this process lives; the processes it starts do not hold it."""
+        """Holds the directory until the curation is left; the processes that it starts do not hold it."""
         self._held = (self.work / "lock").open("w")
         try:
             fcntl.lockf(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._held.close()
             raise ConfigError(f"{self.out}: another process is at work there", "wait for it, or stop it") from None
 
     def remember(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
