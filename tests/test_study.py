@@ -51,7 +51,8 @@ def test_an_unknown_study_is_named_with_those_there_are() -> None:
     found = CliRunner().invoke(app, ["lab", "alchemy"])
     assert isinstance(found.exception, ConfigError)
     assert found.exception.message == "'alchemy' is not a study"
-    assert found.exception.hint == "`finetune lab NAME` knows descent, batch"
+    assert found.exception.hint == f"`finetune lab NAME` knows {', '.join(LABS)}"
+    assert "descent, batch" in found.exception.hint
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ LABS = {
     "descent": "finetune.batching.descent_lab",
     "batch": "finetune.batching.batch_lab",
     "classic": "finetune.curation.classic_lab",
+    "reinforce": "finetune.rl.reinforce_lab",
 }
 """Studies by name, each a module with a function `run`."""
 
