@@ -26,7 +26,7 @@ class A2CSettings:
     env_id: str = "CartPole-v1"
     steps: int = 500_000
     envs: int = 8
-    rollout: int = 16
+    rollout: int = 5
     gamma: float = 0.99
     lam: float = 0.95
     learning_rate: float = 2e-3
@@ -52,7 +52,8 @@ class ActorCritic(torch.nn.Module):
 
     def __init__(self, observation: int, actions: int) -> None:
         super().__init__()
-        self.actor, self.critic = mlp(observation, actions), mlp(observation, 1)
+        self.actor = mlp(observation, actions, last_gain=0.01)
+        self.critic = mlp(observation, 1, last_gain=1.0)
 
     def act(self, observations_EO: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Sampled actions (E)."""

@@ -5,6 +5,7 @@ Shapes: E environments side by side, O numbers of an observation.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -55,16 +56,20 @@ def sizes(envs: VectorEnv) -> tuple[int, int]:
 
 
 def mlp(
-    inputs: int, outputs: int, hidden: int = 64, activation: type[torch.nn.Module] = torch.nn.Tanh
-) -> torch.nn.Module:
-    """Two hidden layers."""
-    return torch.nn.Sequential(
-        torch.nn.Linear(inputs, hidden),
-        activation(),
-        torch.nn.Linear(hidden, hidden),
-        activation(),
-        torch.nn.Linear(hidden, outputs),
-    )
+    inputs: int,
+    outputs: int,
+    hidden: int = 64,
+    activation: type[torch.nn.Module] = torch.nn.Tanh,
+    last_gain: float | None = None,
+) -> torch.nn.Sequential:
+    """Two hidden layers. With `last_gain`, weights are orthogonal (Saxe et al. 2014), the last layer's in that scale: a
+    small one begins with a policy that prefers nothing."""
+    sizes = (inputs, hidden, hidden, outputs)
+    layers = [torch.nn.Linear(*pair) for pair in itertools.pairwise(sizes)]
+    for layer in layers if last_gain is not None else []:
+        torch.nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else 2**0.5)
+        torch.nn.init.zeros_(layer.bias)
+    return torch.nn.Sequential(layers[0], activation(), layers[1], activation(), layers[2])
 
 
 @torch.no_grad()

@@ -1,0 +1,60 @@
+"""The alarms of deep Q-learning say what they are said to, and go off where the target network is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.rl import dqn
+from finetune.rl.alarms import Alarms, measure
+from finetune.rl.replay import Replay
+
+SHORT = dqn.DQNSettings(
+    hidden=64, steps=4_000, learning_starts=500, train_every=64, gradient_steps=32, evaluate_every=4_000
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_of_constant_values() -> None:
+    """An agent that values action 0 at 7 and action 1 at 3 everywhere, and so always takes 0."""
+    agent = dqn.Agent(SHORT, 4, 2)
+    with torch.no_grad():
+        agent.online[-1].weight.zero_()
+        agent.online[-1].bias.copy_(torch.tensor([7.0, 3.0]))
+    replay = Replay(10, 4, seed=0)
+    replay.add(np.zeros((4, 4)), np.zeros(4), np.ones(4), np.ones((4, 4)), np.array([True, False, False, False]))
+    found = measure(100, agent, replay, seed=0)
+    assert (found.steps, found.action_gap, found.doomed_value, found.terminal_share) == (100, 4.0, 7.0, 0.25)
+    returned = 7.0 - found.overestimation
+    assert (1 - 0.99**8) / 0.01 <= returned <= (1 - 0.99**11) / 0.01, "always to the left, CartPole lasts 8 to 11 steps"
+
+
+def watched(settings: dqn.DQNSettings) -> Alarms:
+    seen: list[Alarms] = []
+    dqn.train(settings, seed=0, watch=lambda steps, agent, replay: seen.append(measure(steps, agent, replay, seed=0)))
+    return seen[-1]
+
+
+def test_without_a_target_network_values_run_away() -> None:
+    bound = 1 / (1 - SHORT.gamma)
+    whole, broken = watched(SHORT), watched(dataclasses.replace(SHORT, target_every=0))
+    assert whole.doomed_value < bound and abs(whole.overestimation) < bound
+    assert broken.doomed_value > 100 * bound and broken.overestimation > 100 * bound
+
+
+def test_without_replay_ends_of_episodes_come_and_go() -> None:
+    """What is learned from is the newest transitions alone: now full of ends, now without one."""
+    shares: list[float] = []
+    settings = dataclasses.replace(SHORT, replay=False, evaluate_every=256)
+    dqn.train(settings, seed=0, watch=lambda steps, agent, replay: shares.append(replay.terminal_share()))
+    assert max(shares) > 3 * min(shares)
