@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from finetune.rl.environments import Outcome, make_envs, mlp, seeded, sizes
+from finetune.rl.environments import Looks, Outcome, make_envs, mlp, seeded, sizes
 from finetune.rl.policy_gradient import gae, surrogate
 
 
@@ -72,26 +72,21 @@ def train(
     settings: A2CSettings, seed: int, progress: Callable[[int, float], None] | None = None
 ) -> tuple[ActorCritic, Outcome]:
     """Trains until solved or for `steps` environment steps; `progress` is told of every evaluation."""
-    generator, envs, outcome = seeded(seed), make_envs(settings.env_id, settings.envs), Outcome()
+    generator, envs = seeded(seed), make_envs(settings.env_id, settings.envs)
+    looks = Looks(settings.env_id, settings.evaluate_every, seed, progress)
     model = ActorCritic(*sizes(envs))
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, eps=1e-5)
     seen, _ = envs.reset(seed=seed)
-    steps, next_look = 0, settings.evaluate_every
-    while steps < settings.steps:
+    steps = 0
+    while steps < settings.steps and not looks.solved:
         start = time.perf_counter()
         rollout, seen = collect(envs, model, seen, settings, generator)
         update(model, optimizer, rollout, settings)
-        outcome.seconds += time.perf_counter() - start
+        looks.outcome.seconds += time.perf_counter() - start
         steps += settings.envs * settings.rollout
-        if steps >= next_look:
-            next_look += settings.evaluate_every
-            solved = outcome.judge(settings.env_id, model.best, steps, seed)
-            if progress:
-                progress(*outcome.curve[-1])
-            if solved:
-                break
+        looks.look(steps, model.best)
     envs.close()
-    return model, outcome
+    return model, looks.outcome
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from finetune.rl.environments import Outcome, make_envs, mlp, seeded, sizes
+from finetune.rl.environments import Looks, Outcome, make_envs, mlp, seeded, sizes
 from finetune.rl.replay import Replay, Transitions
 
 
@@ -91,12 +91,13 @@ def train(
 ) -> tuple[Agent, Outcome]:
     """Trains until solved or for `steps`; `progress` is told of every evaluation, and `watch`, where given, at the same
     steps, to the end."""
-    generator, envs, outcome = seeded(seed), make_envs(settings.env_id, settings.envs), Outcome()
+    generator, envs = seeded(seed), make_envs(settings.env_id, settings.envs)
+    looks = Looks(settings.env_id, settings.evaluate_every, seed, progress)
     agent = Agent(settings, *sizes(envs))
     replay = Replay(settings.capacity if settings.replay else settings.train_every, sizes(envs)[0], seed)
     seen, _ = envs.reset(seed=seed)
-    steps, next_look, next_train = 0, settings.evaluate_every, settings.learning_starts
-    while steps < settings.steps:
+    steps, next_train = 0, settings.learning_starts
+    while steps < settings.steps and (watch or not looks.solved):
         start = time.perf_counter()
         epsilon = _epsilon(settings, steps)
         actions = _explore(agent, seen, epsilon, generator)
@@ -106,18 +107,11 @@ def train(
         if steps >= next_train:
             next_train += settings.train_every
             _study(agent, replay, settings)
-        outcome.seconds += time.perf_counter() - start
-        if steps >= next_look:
-            next_look += settings.evaluate_every
-            solved = outcome.judge(settings.env_id, agent.best, steps, seed)
-            if progress:
-                progress(*outcome.curve[-1])
-            if watch:
-                watch(steps, agent, replay)
-            elif solved:
-                break
+        looks.outcome.seconds += time.perf_counter() - start
+        if looks.look(steps, agent.best) and watch:
+            watch(steps, agent, replay)
     envs.close()
-    return agent, outcome
+    return agent, looks.outcome
 
 
 def _study(agent: Agent, replay: Replay, settings: DQNSettings) -> None:

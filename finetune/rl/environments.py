@@ -42,6 +42,34 @@ class Outcome:
         return self.solved_at is not None
 
 
+@dataclass
+class Looks:
+    """Evaluates a policy while it is trained, each time `every` further environment steps are done; `progress` is told
+    of every evaluation."""
+
+    env_id: str
+    every: int
+    seed: int
+    progress: Callable[[int, float], None] | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+    _done: int = 0
+
+    @property
+    def solved(self) -> bool:
+        """Whether an evaluation solved the environment."""
+        return self.outcome.solved_at is not None
+
+    def look(self, steps: int, policy: Policy) -> bool:
+        """Evaluates where it is time to; whether it was."""
+        if steps < self._done + self.every:
+            return False
+        self._done += self.every
+        self.outcome.judge(self.env_id, policy, steps, self.seed)
+        if self.progress:
+            self.progress(*self.outcome.curve[-1])
+        return True
+
+
 def make_envs(env_id: str, count: int) -> VectorEnv:
     """`count` environments in one process. An episode that ends is begun anew in the same step; what was last seen of
     it is in `info["final_obs"]`."""

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from finetune.rl.actor_critic import ActorCritic
-from finetune.rl.environments import Outcome, make_envs, seeded, sizes
+from finetune.rl.environments import Looks, Outcome, make_envs, seeded, sizes
 from finetune.rl.policy_gradient import reward_to_go, surrogate
 
 
@@ -46,27 +46,22 @@ def train(
     settings: ReinforceSettings, seed: int, progress: Callable[[int, float], None] | None = None
 ) -> tuple[ActorCritic, Outcome]:
     """Trains until solved or for `steps` environment steps; `progress` is told of every evaluation."""
-    generator, envs, outcome = seeded(seed), make_envs(settings.env_id, settings.envs), Outcome()
+    generator, envs = seeded(seed), make_envs(settings.env_id, settings.envs)
+    looks = Looks(settings.env_id, settings.evaluate_every, seed, progress)
     model = ActorCritic(*sizes(envs))
     actor = torch.optim.Adam(model.actor.parameters(), lr=settings.learning_rate)
     critic = torch.optim.Adam(model.critic.parameters(), lr=settings.learning_rate)
-    steps, next_look, episode_seed = 0, settings.evaluate_every, seed
-    while steps < settings.steps:
+    steps, episode_seed = 0, seed
+    while steps < settings.steps and not looks.solved:
         start = time.perf_counter()
         episodes = play(envs, model, generator, episode_seed)
         episode_seed = None  # the environments' own generators go on
         update(model, actor, critic, episodes, settings)
-        outcome.seconds += time.perf_counter() - start
+        looks.outcome.seconds += time.perf_counter() - start
         steps += int(episodes.going_ET.sum())
-        if steps >= next_look:
-            next_look += settings.evaluate_every
-            solved = outcome.judge(settings.env_id, model.best, steps, seed)
-            if progress:
-                progress(*outcome.curve[-1])
-            if solved:
-                break
+        looks.look(steps, model.best)
     envs.close()
-    return model, outcome
+    return model, looks.outcome
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 import torch
 
 from finetune.rl import dqn
@@ -15,14 +14,6 @@ from finetune.rl.replay import Replay
 SHORT = dqn.DQNSettings(
     hidden=64, steps=4_000, learning_starts=500, train_every=64, gradient_steps=32, evaluate_every=4_000
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_of_constant_values() -> None:

@@ -13,15 +13,6 @@ from finetune.rl import actor_critic, dqn, environments, reinforce
 from finetune.rl.replay import Replay, Transitions
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two wait for each other more than they work on networks of this size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def transitions(rewards: list[float], terminated: list[float]) -> Transitions:
     count = len(rewards)
     observations = torch.arange(4.0 * count).reshape(count, 4)
