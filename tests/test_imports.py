@@ -13,6 +13,7 @@ BELOW = {
     "errors": set(),
     "study": set(),
     "cores": set(),
+    "whole_file": set(),
     "config": {"errors"},
     "spec": {"config", "cores", "errors"},
 }
@@ -20,7 +21,7 @@ BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl"}
 BELOW |= {toolkit: {"study", "embeddings"} | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
-BELOW |= {room: {"embeddings"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS}
+BELOW |= {room: {"embeddings", "whole_file"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS}
 BELOW["doctor"] = {"spec"} | BELOW["spec"]
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
 BELOW["pipeline"] = {"plan"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}

@@ -27,6 +27,7 @@ from finetune.data.map_colours import by_cluster, by_defect, by_loss
 from finetune.data.vectors import encode, read_texts
 from finetune.embeddings import TextEncoder
 from finetune.errors import ConfigError, DataError
+from finetune.whole_file import replace_text
 
 ROWS = 10_000
 """Rows on a map where no limit is given: t-SNE of these takes a minute or two on two cores."""
@@ -174,14 +175,10 @@ def _within_one(points: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Writes beside `path`, then renames: a page that is there is replaced whole. Raises ConfigError."""
-    path = path.expanduser()
-    beside = path.with_name(f".{path.name}.tmp")
+    """Writes the page, whole or not at all. Raises ConfigError."""
     try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
+        replace_text(path.expanduser(), text)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise ConfigError(
-            f"--out {path}: cannot be written ({error.strerror})", "name a page in a folder that is there"
+            f"--out {path.expanduser()}: cannot be written ({error.strerror})", "name a page in a folder that is there"
         ) from None

@@ -15,6 +15,7 @@ from finetune.report import facts
 from finetune.report.areas import predicted_memory
 from finetune.report.curves import draw_curves
 from finetune.report.schema import Preflight, Report
+from finetune.whole_file import replace_text
 
 
 def write_pages(run: Path) -> None:
@@ -149,13 +150,9 @@ def _fence(text: str, language: str = "") -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes beside `path`, then renames: a reader sees the old page or the new one, never a half."""
-    beside = path.with_name(f".{path.name}.tmp")
     try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        beside.replace(path)
+        replace_text(path, text)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise RunDirError(
             f"{path}: cannot be written ({error.strerror})",
             "make room on the disk, or give the directory back its write permission",
