@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,16 +27,16 @@ from finetune.training import (
     ManifestWriter,
     MetricsWriter,
     ProgressBar,
-    Trainer,
+    Watched,
     audit,
     build_trainer,
-    evaluate_model,
+    check_rewards,
     newest_good,
     peak_resident,
     prepare_reporters,
     prove_packing,
     rehearse,
-    row_lengths,
+    try_rewards,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         prepare_reporters(config.training.report_to, run.path)
         run.write_json("preflight.json", verdict.to_json(timeline=True))
         data = load_data(spec)
-        _say(console, data.notes)
+        _say(console, [*data.notes, *check_rewards(spec, data)])
         model = build_model(spec)
         trainer = build_trainer(spec, model, data, run.checkpoints)
         metrics = MetricsWriter(run.metrics, trainer)
@@ -63,6 +64,8 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
         audit(spec, trainer)
         proof = prove_packing(trainer) if config.data.packing else None
         proven = [proof.note()] if proof else []
+        trial = try_rewards(spec, trainer)
+        proven += trial.notes
         _say(console, proven)
         largest = largest_batch(spec, data)
         expected = (verdict.prediction if largest == verdict.batch else predict(spec, largest)).allocated
@@ -82,6 +85,7 @@ def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run:
             rehearsal=rehearsal.to_json(),
             notes=[*proven, *rehearsal.notes],
         )
+        measured.baseline = trial.baseline
         _collect(measured, trainer, metrics, before, after)
         return write_report(spec, data, run, measured)
 
@@ -144,10 +148,11 @@ def evaluate(path: Path, data_eval: str | None = None, overrides: Sequence[str] 
         raise ConfigError(f"{path}: the run holds no rows out", "name some: `finetune eval RUN --data FILE`")
     spec = describe(config)
     data = load_data(spec)
-    model = load_trained(spec, run.adapter)
-    loss = evaluate_model(spec, model, data.eval.rows, data.collator)
+    with TemporaryDirectory() as folder:
+        trainer = build_trainer(spec, load_trained(spec, run.adapter), data, Path(folder))
+        found = {f"eval_{name}": value for name, value in trainer.held_out(data.held_out).items()}
     stats = data.eval.stats
-    return {"eval_loss": loss, "rows": stats.rows, "trained_tokens": stats.trained_tokens, "source": stats.source}
+    return {**found, "rows": stats.rows, "trained_tokens": stats.trained_tokens, "source": stats.source}
 
 
 def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]], str]:
@@ -179,9 +184,13 @@ def set_allocator(config: RunConfig) -> None:
 
 
 def largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
-    """The micro batch of the longest rows (or fullest packs): no other takes more."""
+    """The micro batch of the longest rows (fullest packs, pairs, prompts with their completions): none takes more."""
     rows = spec.config.training.micro_batch_size
-    longest = sorted(row_lengths(data.train_dataset), reverse=True)[:rows]
+    longest = sorted(data.lengths(), reverse=True)[:rows]
+    if spec.config.training.method == "dpo":
+        return Batch(2 * len(longest), longest[0], padded=True)
+    if data.completion:
+        return Batch(rows, longest[0], padded=True, prompt_tokens=longest[0] - data.completion)
     packed = spec.config.data.packing
     return Batch(len(longest), longest[0], padded=not packed and longest[-1] < longest[0], packed=packed)
 
@@ -212,17 +221,17 @@ def _resumed(spec: RunSpec) -> RunDir:
     return run
 
 
-def _look(spec: RunSpec, data: LoadedData, trainer: Trainer) -> dict[str, Any]:
-    """Held-out loss and answers to a few held-out prompts, of the model as it is now."""
+def _look(spec: RunSpec, data: LoadedData, trainer: Watched) -> dict[str, Any]:
+    """Held-out figures and answers to a few held-out prompts, of the model as it is now."""
     if data.eval is None:
-        return {"eval_loss": None, "answers": []}
+        return {"held_out": {}, "answers": []}
     training, model = spec.config.training, trainer.model
     answers = [
         {"prompt": sample.prompt, "reference": sample.reference, "answer": answer(
             model, data.tokenizer, sample.rendered, max_new_tokens=training.sample_max_new_tokens)}
         for sample in data.samples(training.sample_answers)
     ]  # fmt: skip
-    return {"eval_loss": trainer.last_held_out_loss(), "answers": answers}
+    return {"held_out": trainer.last_held_out(), "answers": answers}
 
 
 def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -236,7 +245,7 @@ def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]]) -> di
 
 
 @contextmanager
-def _within_memory(trainer: Trainer) -> Iterator[None]:
+def _within_memory(trainer: Watched) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -246,7 +255,7 @@ def _within_memory(trainer: Trainer) -> Iterator[None]:
         ) from None
 
 
-def _train(trainer: Trainer, run: RunDir, *, resume: bool) -> None:
+def _train(trainer: Watched, run: RunDir, *, resume: bool) -> None:
     checkpoint = newest_good(run.checkpoints) if resume else None
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -268,15 +277,16 @@ def _save_adapter(model: PeftModel, data: LoadedData, run: RunDir) -> None:
     partial.rename(run.adapter)
 
 
-def _collect(measured: Measured, trainer: Trainer, metrics: MetricsWriter, before: dict, after: dict) -> None:
+def _collect(measured: Measured, trainer: Watched, metrics: MetricsWriter, before: dict, after: dict) -> None:
     measured.seconds = metrics.seconds
     measured.losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     measured.rows, measured.tokens = int(trainer.rows_seen), int(trainer.tokens_seen)
     measured.trained_tokens = int(trainer.trained_seen)
     measured.steps, measured.epochs = trainer.state.global_step, trainer.state.epoch
     measured.noise_scale = trainer.noise.estimate() if trainer.noise else None
+    measured.notes += trainer.last_notes()
     measured.peak_bytes, measured.process_bytes = trainer.memory.peak(), peak_resident()
-    measured.eval_before, measured.eval_after = before["eval_loss"], after["eval_loss"]
+    measured.held_out_before, measured.held_out_after = before["held_out"], after["held_out"]
     pairs = zip(before["answers"], after["answers"], strict=True)
     measured.samples = [
         {"prompt": old["prompt"], "reference": old["reference"], "before": old["answer"], "after": new["answer"]}

@@ -91,7 +91,7 @@ def readme() -> str:
     text = re.sub(
         r"(?<=```console\n)\$ finetune preflight .*?(?=\n```)", lambda _: shown, text, count=1, flags=re.DOTALL
     )
-    accuracy = accuracy_page().brief(json.loads(RESULTS.read_text(encoding="utf-8")))
+    accuracy = benchmark("accuracy_page").brief(json.loads(RESULTS.read_text(encoding="utf-8")))
     return placed(text, "accuracy", accuracy)
 
 
@@ -102,12 +102,10 @@ def placed(text: str, name: str, table: str) -> str:
     )
 
 
-def accuracy_page() -> ModuleType:
-    """benchmarks/accuracy_page.py."""
+def benchmark(name: str) -> ModuleType:
+    """A module of benchmarks/, which make pages of results."""
     sys.path.insert(0, str(REPO / "benchmarks"))
-    import accuracy_page
-
-    return accuracy_page
+    return importlib.import_module(name)
 
 
 def preflight_pages() -> Iterator[tuple[Path, str]]:
@@ -120,11 +118,11 @@ def preflight_pages() -> Iterator[tuple[Path, str]]:
     results, digest = json.loads(written), hashlib.sha256(written).hexdigest()
     page, drawing = REPO / "docs" / "preflight.md", REPO / "docs" / "preflight-accuracy.svg"
     text = page.read_text(encoding="utf-8")
-    for name, table in accuracy_page().tables(results).items():
+    for name, table in benchmark("accuracy_page").tables(results).items():
         text = placed(text, name, table)
     yield page, text
     drawn = drawing.read_text(encoding="utf-8") if drawing.exists() else ""
-    yield drawing, drawn if digest in drawn else accuracy_page().picture(results, digest)
+    yield drawing, drawn if digest in drawn else benchmark("accuracy_page").picture(results, digest)
 
 
 def fundamentals() -> None:
@@ -136,6 +134,9 @@ def fundamentals() -> None:
 
     folder = REPO / "docs" / "fundamentals"
     blocks = {"choices": markdown_table(table(predictions())), "plan": plan_block()}
+    blocks |= {made.name: markdown_table(made) for made in benchmark("rl_pages").tables()}
+    for plot in benchmark("rl_pages").plots():
+        (folder / f"{plot.name}.svg").write_text(plot.svg(), encoding="utf-8")
     for module in LABS.values():
         study = importlib.import_module(module).run()
         blocks |= {f"{study.name}-{made.name}": markdown_table(made) for made in study.tables if made.name}

@@ -17,6 +17,8 @@ LABS = {
     "batch": "finetune.batching.batch_lab",
     "classic": "finetune.curation.classic_lab",
     "reinforce": "finetune.rl.reinforce_lab",
+    "actor-critic": "finetune.rl.actor_critic_lab",
+    "dqn": "finetune.rl.dqn_lab",
 }
 """Studies by name, each a module with a function `run`."""
 

@@ -69,7 +69,7 @@ def _check_config(source: Path, overrides: list[str], options: dict, *, show_mas
     from finetune.data import findings
     from finetune.data.check import check_sources
 
-    results = check_sources(config.data, seed=config.training.seed, **options)
+    results = check_sources(config, **options)
     from finetune.data.mask_check import check_masks
 
     found = check_masks(config, results)

@@ -112,7 +112,9 @@ class DataConfig(Section):
     """File or hub id held out for evaluation; null turns evaluation off unless `eval_fraction` is set."""
     eval_fraction: Fraction = 0.0
     """Share of the training rows held out for evaluation, chosen by seed; needs `eval: null`."""
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"] = "auto"
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "prompt"] = (
+        "auto"
+    )
     """Shape of a row; auto finds it by looking and says which it found."""
     max_length: Positive = 2048
     """Longest sequence in tokens; longer rows are cut at the end, counted and reported."""
@@ -158,8 +160,12 @@ class DataConfig(Section):
 class TrainingConfig(Section):
     """How it learns."""
 
-    method: Literal["sft"] = "sft"
-    """Supervised fine-tuning."""
+    method: Literal["sft", "dpo", "rloo", "grpo"] = "sft"
+    """sft learns answers; dpo (Rafailov et al. 2023) which of two is preferred; rloo (Ahmadian et al. 2024) and grpo
+    (Shao et al. 2024) from rewards of the model's own completions."""
+    beta: Annotated[float, Field(ge=0)] | None = None
+    """Pull towards the base model: DPO's beta, or the weight of the KL divergence (rloo, grpo); null takes 0.1 for dpo,
+    0.05 for rloo and 0.04 for grpo, their papers' own; at 0 no reference is computed and the divergence is unknown."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the training rows; `max_steps` wins where both are set."""
     max_steps: Positive | None = None
@@ -225,6 +231,16 @@ class TrainingConfig(Section):
         if self.lr_scaling != "none" and self.reference_batch_size is None:
             raise ValueError(f"training.lr_scaling={self.lr_scaling} needs training.reference_batch_size")
         return self
+
+    @property
+    def online(self) -> bool:
+        """Whether it learns from completions that the model samples while it trains."""
+        return self.method in ("rloo", "grpo")
+
+    @property
+    def pull(self) -> float:
+        """`beta`, the method's own where it is null."""
+        return {"dpo": 0.1, "rloo": 0.05, "grpo": 0.04}.get(self.method, 0.0) if self.beta is None else self.beta
 
     @property
     def warms_up(self) -> bool:

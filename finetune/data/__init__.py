@@ -1,13 +1,16 @@
 """Data: sources and formats become messages, messages become tokens with a loss mask, tokens become packs.
 
 rows.py       files and hub data sets, read row by row with their place
-formats.py    messages, ShareGPT, Alpaca, prompt/completion and text, found by looking
+formats.py    messages, ShareGPT, Alpaca, prompt/completion, text, preferences and prompts, found by looking (shapes.py)
+              and made examples (converters.py, example.py)
 template.py   conversations rendered by the tokenizer's chat template
 turns.py      which characters of a rendered conversation are trained, for any chat template
 tool_text.py  tool calls as text, for templates that write none
 encode.py     tokens and labels of one example
 packs.py      rows become packs as full as they get, and the data set of a trainer
-sources.py    the rows of both splits; splits.py: one of them as tokens, counted; load.py: the whole of `data:`
+pairs.py      the data sets of other trainers: pairs of answers, prompts
+sources.py    the rows of both splits; splits.py: one of them as tokens, counted; prompts.py the same
+              for methods that answer themselves; load.py: the whole of `data:`
 contract.py   the mask contract, rule by rule; breaches.py finds what breaks it; mask_check.py is its part of the check
 notes.py      what was found and decided, said aloud
 collate.py    rows become a batch, padded or packed
@@ -31,6 +34,7 @@ _HOMES = {
     "Encoded": "encode",
     "Encoder": "encode",
     "LoadedData": "load",
+    "Prompt": "splits",
     "Split": "splits",
     "SplitStats": "splits",
     "check_file": "check",

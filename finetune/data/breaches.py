@@ -30,12 +30,21 @@ class Inspector:
         found: dict[MaskRule, str | None] = {
             "no_trained_token": self._untrained(row),
             "untrained_stop": self._unstopped(row),
-            "doubled_bos": self._doubled_bos(row),
+            "doubled_bos": self._doubled_bos(row.input_ids),
             "truncated_answer": self._truncated(row),
         }
         if self.encoder.is_chat(example):
             found["empty_turn"] = _empty(example.messages)
             found["roles_out_of_order"] = _disorder(example.messages)
+        return [breach(rule, detail) for rule, detail in found.items() if detail]
+
+    def prompt_faults(self, example: Example, ids: list[int]) -> list[RowFault]:
+        """Every breach of a prompt that has no answer yet."""
+        found: dict[MaskRule, str | None] = {"doubled_bos": self._doubled_bos(ids)}
+        if self.encoder.is_chat(example):
+            messages = example.messages[: self.encoder.answered_turn(example)]
+            found["empty_turn"] = _empty(messages)
+            found["roles_out_of_order"] = _disorder([*messages, {"role": "assistant"}])
         return [breach(rule, detail) for rule, detail in found.items() if detail]
 
     def _untrained(self, row: Encoded) -> str | None:
@@ -61,8 +70,8 @@ class Inspector:
                 return f"ends with {text!r}"
         return None
 
-    def _doubled_bos(self, row: Encoded) -> str | None:
-        bos, ids = self.tokenizer.bos_token_id, row.input_ids
+    def _doubled_bos(self, ids: list[int]) -> str | None:
+        bos = self.tokenizer.bos_token_id
         if bos is None or ids[:1] != [bos] or bos not in ids[1:4]:
             return None
         second = ids.index(bos, 1)

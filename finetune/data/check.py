@@ -12,7 +12,7 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
-from finetune.config import DataConfig, DataSource
+from finetune.config import DataSource, RunConfig
 from finetune.cores import usable_cores
 from finetune.data.chunks import Asked, Checked, check_chunk, check_values, chunks_of
 from finetune.data.files import read_file
@@ -33,19 +33,20 @@ def check_file(
     rules: Iterable[str] | None = None,
     without: Iterable[str] = (),
     max_length: int = MAX_LENGTH,
+    method: str | None = None,
     skip_bad: Path | None = None,
     processes: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> CheckResult:
     """Checks every row of a file.
 
-    `rules` and `without` choose among RULES and ACROSS by name; `max_length` is in tokens; `skip_bad` names a new file
-    for bad lines; `processes` defaults to all cores; `progress` is called with the share that is done. Raises
-    ConfigError where the file cannot be had or a rule is unknown, DataError where it holds no rows, or is of another
-    type than .jsonl and cannot be read.
+    `rules` and `without` choose among RULES and ACROSS by name; `max_length` is in tokens; `method` is what rows are
+    meant for, where that is known; `skip_bad` names a new file for bad lines; `processes` defaults to all cores;
+    `progress` is called with the share that is done. Raises ConfigError where the file cannot be had or a rule is
+    unknown, DataError where it holds no rows, or is of another type than .jsonl and cannot be read.
     """
     path, name = Path(path).expanduser(), str(path)
-    asked = Asked(chosen(rules, without), max_length)
+    asked = Asked(chosen(rules, without), max_length, method)
     if not path.exists():
         raise ConfigError(f"{name}: no such file", "check the path")
     _require_lines(skip_bad, [name])
@@ -76,9 +77,10 @@ def tally_of(
     return found
 
 
-def check_sources(config: DataConfig, *, seed: int, skip_bad: Path | None = None, **options: Any) -> list[CheckResult]:
+def check_sources(run: RunConfig, *, skip_bad: Path | None = None, **options: Any) -> list[CheckResult]:
     """Checks every source that a configuration trains or evaluates on, each once: files as `check_file` with these
     options, hub data sets row by row. Rows may be as long as `data.max_length`; bad lines of all files go to one."""
+    config = run.data
     sources: dict[tuple[str, ...], tuple[DataSource, Role]] = {}
     for role in ("train", "eval"):
         named = getattr(config, role) or []
@@ -87,7 +89,7 @@ def check_sources(config: DataConfig, *, seed: int, skip_bad: Path | None = None
             key = () if Path(source.path).expanduser().exists() else (source.split or role,)
             sources.setdefault((source.path, *key), (source, role))
     _require_lines(skip_bad, [source.path for source, _ in sources.values()])
-    found = [_check_source(source, role, config.max_length, seed, options) for source, role in sources.values()]
+    found = [_check_source(source, role, run, options) for source, role in sources.values()]
     if skip_bad is not None:
         for result in found:
             if not _streams(result.name):
@@ -96,11 +98,12 @@ def check_sources(config: DataConfig, *, seed: int, skip_bad: Path | None = None
     return found
 
 
-def _check_source(source: DataSource, role: Role, max_length: int, seed: int, options: dict[str, Any]) -> CheckResult:
+def _check_source(source: DataSource, role: Role, run: RunConfig, options: dict[str, Any]) -> CheckResult:
+    max_length, method = run.data.max_length, run.training.method
     if Path(source.path).expanduser().exists():
-        return check_file(source.path, max_length=max_length, **options)
-    rows = read_rows([source.model_copy(update={"weight": 1.0})], role=role, seed=seed)
-    asked = Asked(chosen(options.get("rules"), options.get("without", ())), max_length)
+        return check_file(source.path, max_length=max_length, method=method, **options)
+    rows = read_rows([source.model_copy(update={"weight": 1.0})], role=role, seed=run.training.seed)
+    asked = Asked(chosen(options.get("rules"), options.get("without", ())), max_length, method)
     return check_rows([row.value for row in rows], rows[0].source, asked)
 
 

@@ -22,10 +22,12 @@ CHUNK = 1 << 21
 
 @dataclass(frozen=True)
 class Asked:
-    """What is looked for: names of rules, and the tokens that a row may have."""
+    """What is looked for: names of rules, and the tokens that a row may have; `method` is what rows are meant for,
+    where that is known."""
 
     rules: frozenset[str]
     max_length: int
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def check_values(values: list[tuple[int, dict[str, Any]]], asked: Asked) -> Chec
     read: list[tuple[int, Texts]] = []
     for number, value in values:
         try:
-            texts = texts_of(value)
+            texts = texts_of(value, asked.method)
         except RowFault as fault:
             findings.append((number, "untrainable", f"{fault.what}: {fault.detail}" if fault.detail else fault.what))
             continue

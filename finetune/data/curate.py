@@ -36,13 +36,14 @@ Progress = Callable[[str, float], None]
 @dataclass(frozen=True)
 class Job:
     """What is curated, and how. `evaluated` are the sources that leakage is sought in, `max_length` is in tokens,
-    `model` is what the encoder `model` takes its vectors from."""
+    `model` is what the encoder `model` takes its vectors from, `method` what the rows are meant for."""
 
     sources: list[DataSource]
     settings: CurationConfig
     evaluated: list[DataSource]
     max_length: int = MAX_LENGTH
     model: ModelConfig | None = None
+    method: str | None = None
 
 
 def file_job(path: Path, settings: CurationConfig, evaluated: Path | None = None) -> Job:
@@ -62,7 +63,14 @@ def config_job(config: RunConfig) -> Job:
         if source.weight != 1:
             hint = "curate each source by itself, and give the curated files their weights in data.train"
             raise ConfigError(f"{source.path}: weight {source.weight:g}, but a curated file has every row once", hint)
-    return Job(_sources(data.train), config.curation, _sources(data.eval or []), data.max_length, config.model)
+    return Job(
+        _sources(data.train),
+        config.curation,
+        _sources(data.eval or []),
+        data.max_length,
+        config.model,
+        config.training.method,
+    )
 
 
 def curate(job: Job, out: Path, progress: Progress = lambda step, share: None) -> dict[str, Any]:
@@ -72,7 +80,7 @@ def curate(job: Job, out: Path, progress: Progress = lambda step, share: None) -
     very curation unfinished; DataError where no row would be kept or labels are too few; the encoder's errors.
     """
     settings = job.settings
-    rules = Asked(chosen(settings.rules, settings.without or ()), job.max_length)
+    rules = Asked(chosen(settings.rules, settings.without or ()), job.max_length, job.method)
     parts = [identify(source) for source in job.sources]
     encoder = _encoder(job)
     asked = _asked(job, encoder)

@@ -142,15 +142,32 @@ class Encoder:
         uses = self.is_chat(example) and uses_tools(example.messages, example.tools)
         return uses and not self.template.writes_tool_calls
 
-    def prompt(self, example: Example) -> str:
-        """What the model is given to answer the example's first assistant turn; empty for plain text."""
+    def prompt(self, example: Example, turn: int | None = None) -> str:
+        """What the model is given to answer with the assistant turn of that number, the first where None; empty for
+        plain text."""
         if example.text is not None:
             return ""
         if not self.is_chat(example):
             return example.prompt
         messages, tools = self._messages(example)
-        first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        return self.template.render([_unmarked(message) for message in messages[:first]], tools, generate=True)
+        if turn is None:
+            turn = next(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
+        before = len(messages) - len(example.messages)  # tools as text may have made a system prompt of their own
+        asked = [_unmarked(message) for message in messages[: turn + before]]
+        return self.template.render(asked, tools, generate=True)
+
+    def answered_turn(self, example: Example) -> int:
+        """The number of the last assistant turn; that of the turn behind the last where a user's is the last."""
+        last = len(example.messages) - 1
+        return last if example.messages[last]["role"] == "assistant" else last + 1
+
+    def encode_prompt(self, example: Example, turn: int) -> tuple[str, list[int]]:
+        """The prompt before a turn as text and as tokens."""
+        text = self.prompt(example, turn)
+        bos = self.tokenizer.bos_token
+        add_bos = not self.is_chat(example) and not (bos and text.startswith(bos))
+        (encoding,) = self._tokens([_Written(text, [], add_bos)])
+        return text, encoding.ids
 
     def _plain(self, example: Example) -> tuple[str, list[Span]]:
         """A text, or a prompt and its completion, and the characters that are trained."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from finetune.config import DataConfig
+import pyarrow.compute
+
+from finetune.config import DataConfig, RunConfig
 from finetune.data.breaches import leaks
 from finetune.data.collate import Collator
 from finetune.data.contract import Breach, Contract
@@ -14,6 +16,8 @@ from finetune.data.faults import count_of
 from finetune.data.formats import Example
 from finetune.data.notes import notes_of
 from finetune.data.packs import to_dataset
+from finetune.data.pairs import pair_dataset, pairs_of, prompt_dataset
+from finetune.data.prompts import prompt_split
 from finetune.data.rows import Role
 from finetune.data.sources import read_splits
 from finetune.data.splits import Split, encode_split, rows_of
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+
+TOKENS = ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids")
+"""Columns of tokens in the data sets of trainers."""
 
 SAMPLE_TOKENS = 512
 """Longest row that becomes a sample in the report: longer ones are no reading for people."""
@@ -40,7 +47,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """All that a trainer needs of the data. `notes` say aloud what was found and decided."""
+    """All that a trainer needs of the data. `notes` say aloud what was found and decided; `completion` is the longest
+    that is sampled, in tokens."""
 
     tokenizer: PreTrainedTokenizerBase
     encoder: Encoder
@@ -48,23 +56,43 @@ class LoadedData:
     eval: Split | None
     train_dataset: Dataset
     notes: list[str] = field(default_factory=list)
+    completion: int = 0
 
     @property
     def collator(self) -> Collator:
         """What makes a batch of rows."""
         return Collator(self.tokenizer.pad_token_id)
 
+    def lengths(self) -> list[int]:
+        """Tokens of each training row: of a pack all of its rows, of a pair its longer side, of a prompt with the
+        longest completion."""
+        present = [name for name in TOKENS if name in self.train_dataset.features]
+        columns = {name: _row_lengths(self.train_dataset, name) for name in present}
+        if "prompt_ids" in columns:
+            return [prompt + max(sides) for prompt, *sides in zip(*columns.values(), strict=True)]
+        return [tokens + self.completion for tokens in columns["input_ids"]]
+
+    @property
+    def held_out(self) -> list[Any] | None:
+        """The held-out rows as the trainer of the method takes them: pairs, prompts, or rows with labels."""
+        if self.eval is None:
+            return None
+        first = self.eval.examples[0]
+        if first.side:
+            return pairs_of(self.eval.rows)
+        return self.eval.prompts or self.eval.rows
+
     def samples(self, count: int) -> list[Sample]:
         """`count` held-out questions that are short and answered in words, evenly spread; plain text has none."""
         rows = zip(self.eval.examples, self.eval.rows, strict=True)
-        fitting = [example for example, row in rows if row.length <= SAMPLE_TOKENS and _answered(example)]
+        fitting = [example for example, row in rows if row.length <= SAMPLE_TOKENS and _readable(example)]
         spread = [fitting[index * len(fitting) // count] for index in range(min(count, len(fitting)))]
         return [self._sample(example) for example in spread]
 
     def _sample(self, example: Example) -> Sample:
-        first = _first_answer(example)
-        asked, answer = example.messages[first - 1 : first + 1]
-        return Sample(asked["content"], self.encoder.prompt(example), answer["content"])
+        turn = _shown_turn(example)
+        answer = example.messages[turn]["content"] if turn < len(example.messages) else ""
+        return Sample(example.messages[turn - 1]["content"], self.encoder.prompt(example, turn), answer)
 
 
 @dataclass(frozen=True)
@@ -95,26 +123,31 @@ def load_data(spec: RunSpec) -> LoadedData:
     """
     config = spec.config.data
     tokenizer = load_tokenizer(spec.source, config.chat_template)
-    examined = examine(config, tokenizer, spec.config.training.seed).require_fit(config)
+    examined = examine(spec.config, tokenizer).require_fit(config)
     train, encoder = examined.train, examined.encoder
-    dataset = to_dataset(train.rows, packing=config.packing, max_length=config.max_length)
+    dataset = _dataset(train, spec.config)
     notes = notes_of(train, examined.eval, encoder, config) + examined.contract.notes(config)
     if config.packing:
         full = train.stats.tokens / (len(dataset) * config.max_length)
         notes.append(
             f"{train.stats.rows:,} rows packed into {len(dataset):,} of {config.max_length} tokens, {full:.1%} full"
         )
-    return LoadedData(tokenizer, encoder, train, examined.eval, dataset, notes)
+    completion = spec.config.rollout.max_completion_length if spec.config.training.online else 0
+    return LoadedData(tokenizer, encoder, train, examined.eval, dataset, notes, completion)
 
 
-def examine(config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> Examined:
+def examine(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Examined:
     """Both splits as tokens, and all that breaks the mask contract in them; refuses no row. Raises as `load_data`."""
-    encoder = Encoder(tokenizer, loss_on=config.loss_on, max_length=config.max_length)
-    converted = read_splits(config, seed)
+    config, method = run.data, run.training.method
+    loss_on = "completion" if method == "dpo" else config.loss_on  # earlier answers are the same on both sides
+    encoder = Encoder(tokenizer, loss_on=loss_on, max_length=config.max_length)
+    converted = read_splits(config, run.training.seed, method)
     splits: dict[Role, Split] = {}
     breaches: list[Breach] = []
     for role, part in converted.items():
-        splits[role], found = encode_split(part, role, encoder, config)
+        splits[role], found = (
+            prompt_split(part, role, encoder, run) if run.training.online else encode_split(part, role, encoder, config)
+        )
         breaches += found
     train, held_out = splits["train"], splits.get("eval")
     if held_out:
@@ -123,14 +156,34 @@ def examine(config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -
     return Examined(encoder, train, held_out, Contract(breaches, rows))
 
 
-def _first_answer(example: Example) -> int:
-    return next(index for index, message in enumerate(example.messages) if message["role"] == "assistant")
+def _dataset(train: Split, run: RunConfig) -> Dataset:
+    """The rows as the trainer of the run's method takes them."""
+    if run.training.method == "dpo":
+        return pair_dataset(train.rows)
+    if run.training.online:
+        return prompt_dataset(train.prompts)
+    return to_dataset(train.rows, packing=run.data.packing, max_length=run.data.max_length)
 
 
-def _answered(example: Example) -> bool:
-    """Whether a turn of words answers another turn."""
-    first = _first_answer(example) if example.messages else 0
-    return first > 0 and bool(example.messages[first]["content"])
+def _row_lengths(dataset: Dataset, column: str) -> list[int]:
+    """Tokens of each row in a column, without making a Python number of every token."""
+    return pyarrow.compute.list_value_length(dataset.with_format("arrow")[:][column]).to_pylist()
+
+
+def _shown_turn(example: Example) -> int:
+    """The turn that a sample shows: the first answer; of a preference the two answers, which come last; behind the last
+    turn where nothing answers it."""
+    turns = enumerate(example.messages)
+    answers = [index for index, message in turns if message["role"] == "assistant"]
+    if example.side:
+        return answers[-1]
+    return answers[0] if answers else len(example.messages)
+
+
+def _readable(example: Example) -> bool:
+    """Whether a sample can be shown: words after another turn. Of a preference the better answer is."""
+    turn = _shown_turn(example) if example.messages and example.side != "rejected" else 0
+    return turn > 0 and (turn == len(example.messages) or bool(example.messages[turn]["content"]))
 
 
 def _nothing_left(role: Role, contract: Contract, config: DataConfig) -> DataError:

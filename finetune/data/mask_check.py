@@ -62,7 +62,7 @@ def check_masks(config: RunConfig, results: list[CheckResult]) -> MaskCheck:
     """
     tokenizer = load_tokenizer(locate_model(config.model), config.data.chat_template)
     try:
-        examined = examine(config.data, tokenizer, config.training.seed)
+        examined = examine(config, tokenizer)
     except DataError as error:
         return MaskCheck(config, results, error, None)
     results = [_with_breaches(result, examined.contract.breaches) for result in results]

@@ -9,7 +9,7 @@ from finetune.data.faults import count_of
 
 if TYPE_CHECKING:
     from finetune.data.encode import Encoder
-    from finetune.data.load import Split
+    from finetune.data.splits import Split, SplitStats
 
 
 def notes_of(train: Split, held_out: Split | None, encoder: Encoder, config: DataConfig) -> list[str]:
@@ -21,11 +21,14 @@ def notes_of(train: Split, held_out: Split | None, encoder: Encoder, config: Dat
 def _about(split: Split, encoder: Encoder, config: DataConfig) -> list[str]:
     stats = split.stats
     how = "found by looking" if config.format == "auto" else "as configured"
+    noun, trained = ("prompt", "") if split.prompts else ("row", f", {_share(stats)} of them trained")
     notes = [
-        f"{stats.source}: {count_of(stats.rows, 'row')} of format {stats.format} ({how}), {stats.tokens:,} tokens, "
-        f"{stats.trained_tokens / stats.tokens:.0%} of them trained, longest row {stats.longest:,}"
+        f"{stats.source}: {count_of(stats.rows, noun)} of format {stats.format} ({how}), {stats.tokens:,} tokens"
+        f"{trained}, longest {noun} {stats.longest:,}"
     ]
-    if stats.truncated:
+    if stats.truncated and split.prompts:
+        notes.append(f"{count_of(stats.truncated, 'prompt')} that leave no room for a completion, left out")
+    elif stats.truncated:
         what = "left out" if config.on_truncation == "drop" else "cut there"
         notes.append(f"{count_of(stats.truncated, 'row')} longer than data.max_length={config.max_length}, {what}")
     if unwritten := sum(row.unwritten for row in split.rows):
@@ -34,3 +37,7 @@ def _about(split: Split, encoder: Encoder, config: DataConfig) -> list[str]:
     if told := sum(encoder.tells_tools(example) for example in split.examples):
         notes.append(f"the chat template has no tool calls: those of {count_of(told, 'row')} are written as JSON text")
     return notes
+
+
+def _share(stats: SplitStats) -> str:
+    return f"{stats.trained_tokens / stats.tokens:.0%}"

@@ -1,4 +1,4 @@
-"""Which format a row has, by its keys; and the shapes that are known but are no data for supervised fine-tuning."""
+"""Which format a row has, by its keys; which formats a method learns from; and the shapes that none does."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 
 from finetune.data.json_files import CONVERSATION_COLUMNS
 
-FormatName = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+FormatName = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference", "prompt"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
+    ("prompt", "answer"),
     ("question", "answer"),
     ("question", "response"),
     ("query", "response"),
@@ -26,18 +27,61 @@ KNOWN_SHAPES = (
     + ", text"
 )
 
+SIDES = ("chosen", "rejected")
+"""The two answers of a preference, the better one first."""
+
+PROMPTS = ("prompt", "question", "query", "problem", "instruction")
+"""Columns that hold a prompt, where nothing answers it."""
+
 REFUSED = {
-    "preference data": "this is supervised fine-tuning, and preferences need a preference method such as DPO; "
-    "to learn the preferred answers, write those alone to a file, as messages or as prompt and completion",
+    "judged answers": "a label judges one answer, and preferences need two: write pairs of chosen and rejected for "
+    "training.method=dpo; to learn the good answers, write those alone to a file, as messages or as prompt and "
+    "completion",
     "OpenAssistant message trees": "write each path from the first message to an answer as one row of messages",
-    "questions without answers": "supervised fine-tuning learns from answers: add one to each question",
+    "lists of questions": "write each question as a prompt of its own, with an answer for supervised fine-tuning",
     "an unknown shape": f"known shapes: {KNOWN_SHAPES}",
 }
-"""Shapes that cannot be trained on, and what to do about each."""
+"""Shapes that no method learns from, and what to do about each."""
+
+NAMES = {"preference": "preference data", "prompt": "questions without answers"}
+"""What a format is called to people, where its own name would say too little."""
+
+_ANSWERED = ("messages", "sharegpt", "alpaca", "prompt_completion")
+_ONLINE = (*_ANSWERED, "prompt")
+
+TAKEN: dict[str | None, tuple[FormatName, ...]] = {
+    None: (*_ANSWERED, "text", "preference"),
+    "sft": (*_ANSWERED, "text"),
+    "dpo": ("preference",),
+    "rloo": _ONLINE,
+    "grpo": _ONLINE,
+}
+"""Formats that a method learns from. Where no method is known, rows are taken that hold something to look at."""
+
+
+def refusal(kind: str, method: str | None) -> str | None:
+    """What to do about rows of a kind (a format, or a key of REFUSED) that `method` does not learn from; None where it
+    does."""
+    if kind in TAKEN[method]:
+        return None
+    if kind in REFUSED:
+        return REFUSED[kind]
+    if kind == "preference" and method == "sft":
+        return (
+            "this is supervised fine-tuning, and preferences need a preference method: training.method=dpo; to learn "
+            "the preferred answers, write those alone to a file, as messages or as prompt and completion"
+        )
+    if kind == "prompt":
+        return "this method learns from answers: add one to each question; rewards need none, training.method=rloo"
+    if method == "dpo":
+        return "training.method=dpo learns from two answers to one prompt: rows of prompt, chosen and rejected"
+    return f"training.method={method} answers prompts itself: rows of a prompt, or of questions with answers"
 
 
 def formats_of(row: dict[str, Any]) -> list[FormatName]:
     """Formats whose keys the row has, the most telling first; both conversation formats where turns leave it open."""
+    if is_preference(row):
+        return ["preference"]
     found: list[FormatName] = []
     if column := turn_column(row):
         found += _turn_formats(row[column], column)
@@ -47,25 +91,40 @@ def formats_of(row: dict[str, Any]) -> list[FormatName]:
         found.append("alpaca")
     if pair_columns(row) and not is_dialogue_pair(row):
         found.append("prompt_completion")
+    if not found and prompt_column(row):
+        found.append("prompt")
     if text_column(row):
         found.append("text")
     return found
 
 
 def kinds_of(row: dict[str, Any]) -> list[str]:
-    """As `formats_of`, but one key of REFUSED for a row that is not for supervised fine-tuning."""
-    if is_preference(row):
-        return ["preference data"]
+    """As `formats_of`, but one key of REFUSED for a row that no method learns from."""
+    if is_judged(row):
+        return ["judged answers"]
     if "message_tree_id" in row or {"message_id", "role"} <= row.keys():
         return ["OpenAssistant message trees"]
-    return [*formats_of(row)] or ["questions without answers" if "turns" in row else "an unknown shape"]
+    return [*formats_of(row)] or ["lists of questions" if "turns" in row else "an unknown shape"]
 
 
 def is_preference(row: dict[str, Any]) -> bool:
-    """Whether a row compares answers (chosen, rejected) or judges one (a true or false label)."""
-    compared = all(any(key.startswith(word) for key in row) for word in ("chosen", "rejected"))
-    judged = isinstance(row.get("label"), bool) and ("completion" in row or turn_column(row) is not None)
-    return compared or judged
+    """Whether a row compares two answers."""
+    return all(side_column(row, side) for side in SIDES)
+
+
+def is_judged(row: dict[str, Any]) -> bool:
+    """Whether a row judges one answer, by a label that is true or false."""
+    return isinstance(row.get("label"), bool) and ("completion" in row or turn_column(row) is not None)
+
+
+def side_column(row: dict[str, Any], side: str) -> str | None:
+    """The column of one of the SIDES."""
+    return next((column for column in (side, f"{side}_messages", f"{side}_response") if column in row), None)
+
+
+def prompt_column(row: dict[str, Any]) -> str | None:
+    """The column of a prompt."""
+    return next((column for column in PROMPTS if row.get(column)), None)
 
 
 def turn_column(row: dict[str, Any]) -> str | None:

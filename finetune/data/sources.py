@@ -11,15 +11,15 @@ from finetune.data.rules.fingerprints import digest
 from finetune.errors import DataError
 
 
-def read_splits(config: DataConfig, seed: int) -> dict[Role, list[Converted]]:
-    """Rows to train and, where any are held out, to evaluate on; each source has a format of its own.
+def read_splits(config: DataConfig, seed: int, method: str = "sft") -> dict[Role, list[Converted]]:
+    """Rows that `method` trains and, where any are held out, evaluates on; each source has a format of its own.
 
     Equal rows stay together where `data.eval_fraction` holds out, be they copies that a weight makes or not.
     Raises ConfigError for what cannot be found, DataError for what cannot be read.
     """
-    train = _converted(config.train, "train", config.format, seed)
+    train = _converted(config.train, "train", config, seed, method)
     if config.eval is not None:
-        return {"train": train, "eval": _converted(config.eval, "eval", config.format, seed)}
+        return {"train": train, "eval": _converted(config.eval, "eval", config, seed, method)}
     if not config.eval_fraction:
         return {"train": train}
     keys = [digest(one.examples) if one.examples else one.row.where for one in train]
@@ -36,8 +36,9 @@ def read_splits(config: DataConfig, seed: int) -> dict[Role, list[Converted]]:
     return {"train": kept, "eval": held_out}
 
 
-def _converted(sources: str | list[DataSource], role: Role, format: str, seed: int) -> list[Converted]:
-    if isinstance(sources, str) or not sources:
-        return convert(read_rows(sources, role=role, seed=seed), format)[0]
-    each = [convert(read_rows([source], role=role, seed=seed), format)[0] for source in sources]
+def _converted(
+    sources: str | list[DataSource], role: Role, config: DataConfig, seed: int, method: str
+) -> list[Converted]:
+    parts = [sources] if isinstance(sources, str) or not sources else [[source] for source in sources]
+    each = [convert(read_rows(part, role=role, seed=seed), config.format, method)[0] for part in parts]
     return [one for part in each for one in part]

@@ -4,6 +4,7 @@ The line, from a description to a verdict:
 
 trace.py         two steps of the described run on the meta device, every byte followed
   step.py        the step: model prepared as the trainer does, forward, loss, backward, optimiser
+  preference.py, rollout.py, sampling.py    the same for pairs, with a reference, and for completions sampled on the way
   loading.py     the order in which tensors come, and what passes on the way
   tape.py        births and deaths of storages, by cause
   kernels.py     what kernels take that no dispatch shows, and attention as the device will run it
@@ -14,7 +15,7 @@ depth.py         the same from two shallow traces, for whoever needs many
 verdict.py       prediction against device: fits or not
   advice.py, largest.py, changes.py   what would make it fit, and the most that does
 hardware.py, disk.py, duration.py     cards, disk and time
-closed_form.py   the peak by a sum that a person can check, of instants.py and letters.py
+closed_form.py   the peak by a sum that a person can check, of instants.py, inference.py and letters.py
 show.py          a verdict for people
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from finetune.spec import RunSpec
 GIB = 2**30
 SHORTEST = 128
 """Tokens below which a shorter sequence is no advice."""
+WORTH = 0.005
+"""Share of the memory below which a change is not worth what it costs."""
 NEAR = 0.08
 """Share of the memory that advice may leave unused: finding the last token takes longer than it is worth."""
 
@@ -44,7 +47,29 @@ def advise(spec: RunSpec, allowed: int, most: int = 3) -> list[Advice]:
             single.append(_advice(spec, changes, cost))
         if len(single) == most:
             break
-    return single or _shorter(prices, allowed) or [_together(prices, allowed)]
+    return single or _fewer(prices, allowed) or _shorter(prices, allowed) or [_together(prices, allowed)]
+
+
+def _fewer(prices: Prices, allowed: int) -> list[Advice]:
+    """Fewer completions sampled together, which are those of an update: the most whole groups that fit. Or completions
+    half as long."""
+    spec = prices.spec
+    if not spec.config.training.online:
+        return []
+    half = {"rollout.max_completion_length": max(1, spec.config.rollout.max_completion_length // 2)}
+    found = []
+    for choices in (_fewer_passes(spec), [half]):
+        priced = ((changes, prices(changes)) for changes in choices)
+        found += [next(((changes, cost) for changes, cost in priced if cost.process <= allowed), None)]
+    return [_advice(spec, *each) for each in found if each]
+
+
+def _fewer_passes(spec: RunSpec) -> Iterator[Changes]:
+    """Smaller effective batches of whole groups, the largest first."""
+    training, group = spec.config.training, spec.config.rollout.num_generations
+    for passes in range(training.gradient_accumulation_steps - 1, 0, -1):
+        if passes * training.micro_batch_size % group == 0:
+            yield {"training.gradient_accumulation_steps": passes}
 
 
 def _shorter(prices: Prices, allowed: int) -> list[Advice]:
@@ -63,12 +88,14 @@ def _together(prices: Prices, allowed: int) -> Advice:
     best = prices({})
     for changes in _free_changes(prices.spec):
         cost = prices({**chosen, **changes})
-        if cost.process < best.process:
+        if cost.process < best.process * (1 - WORTH):
             chosen, best = {**chosen, **changes}, cost
         if best.process <= allowed:
             return _advice(prices.spec, chosen, best)
+    if prices.spec.config.training.online:
+        chosen |= _one_group(prices.spec, chosen.get("training.micro_batch_size"))
     tokens = largest(prices, "data.max_length", allowed, near=NEAR, beside=chosen)
-    chosen["data.max_length"] = tokens or SHORTEST
+    chosen |= {"data.max_length": tokens} if tokens else _shortest(prices.spec)
     return _advice(prices.spec, chosen, prices(chosen))
 
 
@@ -94,7 +121,23 @@ def _least(spec: RunSpec) -> Changes:
     slow to trace and moves next to nothing of so short a row."""
     merged = {key: value for changes in _free_changes(spec) for key, value in changes.items()}
     merged.pop("training.activation_offloading", None)
-    return {**merged, "data.max_length": SHORTEST}
+    if spec.config.training.online:
+        merged |= _one_group(spec, merged.get("training.micro_batch_size"))
+    return {**merged, **_shortest(spec)}
+
+
+def _one_group(spec: RunSpec, rows: int | None) -> Changes:
+    """The smallest effective batch of micro batches of `rows`, those of the run where None: one group, or several that
+    fill whole ones."""
+    group = spec.config.rollout.num_generations
+    passes = group // math.gcd(group, rows or spec.config.training.micro_batch_size)
+    return {"training.gradient_accumulation_steps": min(passes, spec.config.training.gradient_accumulation_steps)}
+
+
+def _shortest(spec: RunSpec) -> Changes:
+    """The shortest sequence that is advised; half of it is a completion, where the model samples them."""
+    half = {"rollout.max_completion_length": SHORTEST // 2} if spec.config.training.online else {}
+    return {"data.max_length": SHORTEST, **half}
 
 
 def _free_changes(spec: RunSpec) -> Iterator[Changes]:
@@ -112,7 +155,7 @@ def _free_changes(spec: RunSpec) -> Iterator[Changes]:
         yield {"training.micro_batch_size": 1}
     if not training.gradient_checkpointing:
         yield {"training.gradient_checkpointing": True}
-    if on_card and not training.activation_offloading:
+    if on_card and not training.activation_offloading and not training.online:
         yield {"training.activation_offloading": True}
     if spec.config.quantization.type == "none":
         yield {"quantization.type": "nf4"}

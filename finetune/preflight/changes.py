@@ -29,10 +29,12 @@ class Prices:
 
 def changed(config: RunConfig, changes: Changes) -> RunConfig:
     """`config` with `section.key` set to other values; a smaller or larger micro batch keeps the effective batch
-    where it divides it."""
+    where it divides it, and shorter completions leave their prompts as much room as before."""
     changes = dict(changes)
-    rows = changes.get("training.micro_batch_size")
-    if rows is not None:
+    rows, completion = changes.get("training.micro_batch_size"), changes.get("rollout.max_completion_length")
+    if completion is not None and "data.max_length" not in changes:
+        changes["data.max_length"] = config.data.max_length - config.rollout.max_completion_length + completion
+    if rows is not None and "training.gradient_accumulation_steps" not in changes:
         changes["training.gradient_accumulation_steps"] = max(1, round(config.training.effective_batch_size / rows))
     for key, value in changes.items():
         section, name = key.split(".")
@@ -42,12 +44,12 @@ def changed(config: RunConfig, changes: Changes) -> RunConfig:
 
 
 def words(config: RunConfig, changes: Changes) -> str:
-    """Changes as they are written after a command, with what the effective batch asks of accumulation."""
-    shown = dict(changes)
-    if "training.micro_batch_size" in shown:
-        steps = changed(config, changes).training.gradient_accumulation_steps
-        if steps != config.training.gradient_accumulation_steps:
-            shown["training.gradient_accumulation_steps"] = steps
+    """Changes as they are written after a command, with what follows from them for other keys."""
+    shown, after = dict(changes), changed(config, changes)
+    for section, name in (("training", "gradient_accumulation_steps"), ("data", "max_length")):
+        value = getattr(getattr(after, section), name)
+        if value != getattr(getattr(config, section), name):
+            shown[f"{section}.{name}"] = value
     return " ".join(f"{key}={_plain(value)}" for key, value in shown.items())
 
 

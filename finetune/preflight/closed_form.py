@@ -1,7 +1,8 @@
 """The peak memory of a training step, by a sum that a person can check with a pocket calculator.
 
 Four instants compete for it: the loss, the feed-forward and the attention part of one layer in the backward pass, and
-the optimiser's update. The sum explains the trace and is held to it; what decides is the trace (prediction.py).
+the optimiser's update; with preferences the reference's forward pass, with sampled completions prefill and decoding.
+The sum explains the trace and is held to it; what decides is the trace (prediction.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from finetune.preflight.instants import Instants, values_of
+from finetune.preflight.inference import Inference
+from finetune.preflight.instants import values_of
 from finetune.preflight.letters import LEGEND, letters_of
 from finetune.preflight.step import Batch
 from finetune.preflight.trace import worst_batch
@@ -18,7 +20,9 @@ from finetune.spec import RunSpec
 MIB = 2**20
 STANDING = "at every instant"
 LOSS, FEED_FORWARD, ATTENTION, UPDATE = "loss", "feed-forward, backward", "attention, backward", "optimiser step"
+REFERENCE, PREFILL, DECODING = "reference forward", "prefill", "decoding"
 INSTANTS = (LOSS, FEED_FORWARD, ATTENTION, UPDATE)
+"""Those of every run."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class Estimate:
     letters: dict[str, float]
     lines: tuple[Line, ...]
 
+    @property
+    def instants(self) -> tuple[str, ...]:
+        """Names of the instants that compete."""
+        extra = dict.fromkeys(line.instant for line in self.lines if line.instant not in (STANDING, *INSTANTS))
+        return (*INSTANTS, *extra)
+
     def at(self, instant: str) -> int:
         """Bytes alive at an instant."""
         return sum(line.bytes for line in self.lines if line.instant in (STANDING, instant))
@@ -53,13 +63,17 @@ def estimate(spec: RunSpec, batch: Batch | None = None) -> Estimate:
     """The peak of a step of a described run by hand, of its worst batch where no other is given."""
     batch = batch or worst_batch(spec)
     letters = letters_of(spec, batch)
-    alive = Instants(spec, batch, letters)
+    alive = Inference(spec, batch, letters)
     terms = {
         STANDING: alive.standing(), LOSS: alive.loss(), FEED_FORWARD: alive.feed_forward(),
         ATTENTION: alive.attention(), UPDATE: alive.update(),
     }  # fmt: skip
+    if spec.config.training.method == "dpo":
+        terms[REFERENCE] = alive.reference()
+    if spec.config.training.online:
+        terms |= {PREFILL: alive.prefill(), DECODING: alive.decoding()}
     lines = tuple(_line(instant, *term, letters) for instant, found in terms.items() for term in found)
-    sums = {instant: Estimate(0, instant, letters, lines).at(instant) for instant in INSTANTS}
+    sums = {instant: Estimate(0, instant, letters, lines).at(instant) for instant in terms if instant != STANDING}
     phase = max(sums, key=sums.__getitem__)
     return Estimate(sums[phase], phase, letters, lines)
 
@@ -74,7 +88,7 @@ def explain(spec: RunSpec, *, traced: int | None = None, batch: Batch | None = N
     ]
     parts = ["the peak by hand: one product a line, in MiB", "\n".join(legend)]
     widths = [max(len(text) for text in column) for column in zip(*map(_texts, found.lines), strict=True)]
-    for instant in (STANDING, *INSTANTS):
+    for instant in (STANDING, *found.instants):
         head = instant + (" <- the peak" if instant == found.phase else "")
         rows = [_row(_texts(line), widths) for line in found.lines if line.instant == instant]
         title = "sum" if instant == STANDING else f"sum with what is there {STANDING}"

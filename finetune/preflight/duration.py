@@ -16,6 +16,9 @@ was done in half the time by rewriting kernels alone: Mistral-7B on an A10G 594 
 
 Where no such run is published the share is assumed: lower on Turing, whose T4 slows down at 70 W (Jia et al. 2019,
 arXiv:1903.07486), and down to a tenth on Hopper, which is three times an A100 and waits for the same kernel launches.
+Sampling a completion reads every weight for every token, and does so little with it that a card waits for its memory:
+what is counted apart is the least that this can take, at the bandwidth of NVIDIA's data sheets. It takes longer where
+kernels are small, and is never part of the range above.
 CPUs: SmolLM2-135M with NF4 took 0.20 to 0.28 of the rate of a 512 x 512 product in bfloat16 and 0.59 to 0.64 in float32
 (two cores with AVX512-BF16, 128 and 512 tokens; measured).
 """
@@ -29,9 +32,10 @@ from typing import Any
 import torch
 
 from finetune.preflight.hardware import Card, card_of
-from finetune.spec import Device
+from finetune.preflight.step import Batch
+from finetune.spec import Device, RunSpec
 
-TERA = 1e12
+TERA, GIGA = 1e12, 1e9
 UTILISATION = {7: (0.15, 0.35), 8: (0.25, 0.50), 9: (0.10, 0.40), 12: (0.20, 0.50)}
 """Low and high share of the peak rate, by major compute capability."""
 CPU_UTILISATION = {2: (0.15, 0.35), 4: (0.40, 0.75)}
@@ -46,20 +50,25 @@ class Duration:
     """Expected seconds, from the fastest to the slowest, of one optimiser update and of the run.
 
     `update` is None where the device's rate is unknown, `total` also where the number of updates is; `basis` says what
-    was assumed.
+    was assumed. `sampling` are the seconds that sampling the completions of an update takes at least, beside those: 0
+    where nothing is sampled, None where a bound is unknown.
     """
 
     update: tuple[float, float] | None
     total: tuple[float, float] | None
     updates: int | None
     basis: str
+    sampling: float | None = 0.0
 
     def words(self) -> str:
         """The expectation in a sentence."""
         if self.update is None:
             return f"time unknown: {self.basis}"
         each = f"{_range(self.update)} an update"
-        return f"{_range(self.total)} for {self.updates:,} updates, {each}" if self.total else each
+        words = f"{_range(self.total)} for {self.updates:,} updates, {each}" if self.total else each
+        if self.sampling is None:
+            return f"{words}; sampling completions not counted"
+        return f"{words}; sampling completions adds {self.sampling:.2g} s or more to each" if self.sampling else words
 
     def to_json(self) -> dict[str, Any]:
         """Seconds as `[fastest, slowest]`, null where unknown."""
@@ -67,6 +76,7 @@ class Duration:
             "seconds_per_update": list(self.update) if self.update else None,
             "seconds": list(self.total) if self.total else None,
             "updates": self.updates,
+            "sampling_seconds_per_update": self.sampling,
             "basis": self.basis,
         }
 
@@ -78,23 +88,36 @@ def expected_time(
     *,
     dtype: torch.dtype | None = None,
     tokens: int | None = None,
+    sampled: int | None = None,
 ) -> Duration:
     """How long `updates` optimiser updates take on `device`.
 
     `flops_per_step` are the operations of one update: all its micro batches, what checkpointing recomputes included.
-    `dtype` is the type of the products, the device's own choice where None; `tokens` are those of one micro batch.
+    `dtype` is the type of the products, the device's own choice where None; `tokens` are those of one micro batch;
+    `sampled` the bytes that decoding the completions of an update reads at least, None where none are.
     On a CPU this multiplies matrices for 50 ms.
     """
     dtype = dtype or device.compute_dtype
     card = card_of(device)
+    sampling = None if sampled and not card else (sampled or 0) / (GIGA * (card.bandwidth if card else 1))
     if device.kind == "cuda" and card is None:
-        return Duration(None, None, updates, f"the rate of {device.name} is not known; name a card, such as RTX 4090")
+        return Duration(
+            None, None, updates, f"the rate of {device.name} is not known; name a card, such as RTX 4090", sampling
+        )
     rate = _card_rate(card, dtype) if card else matmul_rate(dtype)
     low, high = UTILISATION[card.capability[0]] if card else CPU_UTILISATION[2 if dtype.itemsize == 2 else 4]
     waiting = max(1.0, BUSY_TOKENS / tokens) if card and tokens else 1.0
     update = (flops_per_step / rate / high, flops_per_step / rate / low * waiting)
     total = (update[0] * updates, update[1] * updates) if updates is not None else None
-    return Duration(update, total, updates, _basis(device, rate, dtype, low / waiting, high))
+    return Duration(update, total, updates, _basis(device, rate, dtype, low / waiting, high), sampling)
+
+
+def sampled_bytes(spec: RunSpec, batch: Batch) -> int:
+    """Bytes that decoding a batch's completions reads at least: every weight once for every token but the first, the
+    embeddings aside, of which few are read, and the experts of a mixture, of which not all may be."""
+    tied = getattr(spec.model_config.get_text_config(), "tie_word_embeddings", False)
+    read = (t for t in spec.tensors if len(t.shape) < 3 and (tied or "embed_tokens" not in t.name))
+    return sum(tensor.bytes for tensor in read) * (batch.tokens - batch.prompt_tokens - 1)
 
 
 def matmul_rate(dtype: torch.dtype) -> float:

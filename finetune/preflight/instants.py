@@ -49,7 +49,7 @@ class Instants:
         if full:
             norm = [] if offloads else [("what the last norm read, float32", "4 b s h")]
             return [*terms, *norm, ("log-softmax, its gradient, that of the logits", "12 b s V")]
-        tile = [("hidden states and their gradient", "2 g b s h"), ("their gradient in float32", "4 b s h")]
+        tile = [("hidden states and their gradient", "2 g b s h"), ("their gradient in float32", "4 b t h")]
         tile.append(("a tile of logits", f"c T {TILE_WORDS}"))
         if self._spec.device.kind == "cpu":
             tile.append(("seven more in float32, and a mask", "29 T v"))

@@ -23,10 +23,12 @@ def largest(prices: Prices, key: Key, allowed: int, *, near: float = 0.0, beside
     """
     section, name = key.split(".")
     now = getattr(getattr(prices.spec.config, section), name)
-    return search(
-        lambda value: prices({**(beside or {}), key: value}).process, now, STEP[key], _most(prices.spec, key), allowed,
-        near,
+    taken = _taken(prices.spec, key)
+    found = search(
+        lambda value: prices({**(beside or {}), key: taken + value}).process, now - taken, STEP[key],
+        _most(prices.spec, key) - taken, allowed, near,
     )  # fmt: skip
+    return found and taken + found
 
 
 def search(cost: Callable[[int], int], now: int, step: int, most: int, allowed: int, near: float = 0.0) -> int | None:
@@ -59,6 +61,13 @@ def search(cost: Callable[[int], int], now: int, step: int, most: int, allowed: 
             guess = low + int((high - low) * share) // step * step
             value = min(max(guess, low + step), high - step)
     return low or None
+
+
+def _taken(spec: RunSpec, key: Key) -> int:
+    """Tokens of a sequence that are not for the prompt, rounded up to the grid: completions are as long as they are."""
+    if key != "data.max_length" or not spec.config.training.online:
+        return 0
+    return -(-spec.config.rollout.max_completion_length // STEP[key]) * STEP[key]
 
 
 def _most(spec: RunSpec, key: Key) -> int:

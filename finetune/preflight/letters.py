@@ -13,6 +13,9 @@ from finetune.spec import RunSpec
 LEGEND = {
     "b": "rows of the micro batch",
     "s": "tokens of a row",
+    "B": "completions sampled at once, those of an update",
+    "p": "tokens of a prompt",
+    "t": "tokens of a row that the head reads: on a card those with a label, where the model samples them itself",
     "h": "hidden size",
     "i": "intermediate size",
     "L": "layers",
@@ -23,6 +26,7 @@ LEGEND = {
     "a": "attention heads",
     "q": "width of the queries: heads times head size",
     "k": "width of keys and values; q where they are repeated for every head",
+    "K": "their width in the cache",
     "n": "widths of a layer's norms but the last, added up",
     "x": "widths of what adapters of the attention part read, added up, shared ones once",
     "y": "the same for gate and up",
@@ -85,10 +89,13 @@ def _sizes(spec: RunSpec, batch: Batch) -> dict[str, float]:
     norms = [t.name for t in spec.tensors if ".layers.0." in t.name and t.name.endswith("norm.weight")]
     widths = [q if "q_norm" in name else k if "k_norm" in name else h for name in norms]
     wide = getattr(text, "intermediate_size", None) or 4 * h
-    tile = {"T": min(batch.rows * batch.tokens, TILE_TOKENS), "v": min(text.vocab_size, TILE_WORDS)}
+    sampled = batch.rows * spec.config.training.gradient_accumulation_steps
+    completions = spec.config.training.online and spec.device.kind == "cuda"
+    read = batch.tokens - batch.prompt_tokens if completions else batch.tokens
+    tile = {"T": min(batch.rows * read, TILE_TOKENS), "v": min(text.vocab_size, TILE_WORDS)}
     return tile | {
-        "b": batch.rows, "s": batch.tokens, "h": h, "i": wide, "L": depth, "l": depth - 1, "V": text.vocab_size,
-        "a": a, "q": q, "k": k, "n": sum(widths[:-1]),
+        "b": batch.rows, "s": batch.tokens, "B": sampled, "p": batch.prompt_tokens, "t": read, "h": h, "i": wide,
+        "L": depth, "l": depth - 1, "V": text.vocab_size, "a": a, "q": q, "k": k, "K": k, "n": sum(widths[:-1]),
     }  # fmt: skip
 
 

@@ -41,7 +41,8 @@ class Prediction:
     `allocated` is torch's own count (`max_memory_allocated`), `reserved` what its allocator has taken from the card,
     `process` adds the CUDA context. `phase` and `operation` name the instant; `breakdown` says by cause what is alive
     there and sums to `allocated`; `peaks` are the highest allocated bytes of each phase. `flops` are those of one
-    micro step, recomputation included; `timeline` follows the last update.
+    micro step, recomputation included, and where completions are sampled its share of sampling and scoring them;
+    `decoding_flops` is the part of it that goes token by token. `timeline` follows the last update.
     """
 
     allocated: int
@@ -52,6 +53,7 @@ class Prediction:
     breakdown: dict[str, int]
     peaks: dict[str, int]
     flops: int = 0
+    decoding_flops: int = 0
     timeline: tuple[Instant, ...] = field(default=(), repr=False)
 
 
@@ -78,6 +80,7 @@ def replay(tape: Tape, spec: RunSpec) -> Prediction:
         breakdown=player.breakdown,
         peaks=player.peaks,
         flops=tape.flops // max(tape.micro_steps, 1),
+        decoding_flops=tape.decoding_flops // max(tape.micro_steps, 1),
         timeline=tuple(player.timeline),
     )
 

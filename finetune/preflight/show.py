@@ -11,6 +11,7 @@ from finetune.preflight.prediction import ERRORS
 from finetune.preflight.tape import (
     ADAPTERS,
     BATCH,
+    CACHE,
     CHECKPOINTS,
     DEQUANTISED,
     GRADIENTS,
@@ -27,6 +28,7 @@ BAR = 72
 COLOURS = {
     WEIGHTS: "blue", ADAPTERS: "cyan", GRADIENTS: "bright_cyan", OPTIMISER: "magenta", CHECKPOINTS: "green",
     LAYER: "yellow", HEAD: "red", DEQUANTISED: "bright_blue", WORKSPACE: "bright_black", BATCH: "bright_black",
+    CACHE: "bright_yellow",
 }  # fmt: skip
 
 
@@ -34,14 +36,21 @@ def show(verdict: Verdict, console: Console) -> None:
     """Prints parameters, memory by cause, the bar, disk, time and the verdict."""
     spec, parameters = verdict.spec, verdict.spec.parameters
     share = parameters.trainable / parameters.total
-    kind = "packed" if verdict.batch.packed else "rows"
+    training, batch = spec.config.training, verdict.batch
+    kind = "packed" if batch.packed else "answers, two to a pair," if training.method == "dpo" else "rows"
     lines = [
         f"[bold]{escape(spec.config.model.name_or_path)}[/bold] on {escape(spec.device.name)}",
         f"parameters  {parameters.total:,} in all, {parameters.quantized:,} in 4 bits, "
         f"{parameters.trainable:,} trained ({share:.2%})",
-        f"micro batch {verdict.batch.rows} {kind} of {verdict.batch.tokens:,} tokens, "
-        f"{spec.config.training.gradient_accumulation_steps} to an update",
+        f"micro batch {batch.rows} {kind} of {batch.tokens:,} tokens, "
+        f"{training.gradient_accumulation_steps} to an update",
     ]
+    if training.online:
+        sampled = batch.rows * training.gradient_accumulation_steps
+        lines.append(
+            f"rollout     {sampled} completions at once, {batch.tokens - batch.prompt_tokens:,} tokens behind prompts "
+            f"of {batch.prompt_tokens:,}"
+        )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_memory(verdict), highlight=False)

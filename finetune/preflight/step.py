@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -14,7 +14,7 @@ from finetune.preflight.autocast import emulated_autocast
 from finetune.preflight.kernels import Kernels
 from finetune.preflight.offload import Offload
 from finetune.preflight.optimisers import make_optimiser
-from finetune.preflight.tape import BATCH, CHECKPOINTS, GRADIENTS, HEAD, LAYER, OPTIMISER, WORKSPACE, Recorder
+from finetune.preflight.tape import BATCH, CACHE, CHECKPOINTS, GRADIENTS, HEAD, LAYER, OPTIMISER, WORKSPACE, Recorder
 from finetune.spec import RunSpec
 from finetune.spec.loss import IGNORED, fused_loss, next_token_loss
 
@@ -44,12 +44,14 @@ class Loop:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro batch: `rows` of `tokens`, some `padded`, or `packed` of several shorter ones."""
+    """One micro batch: `rows` of `tokens`, some `padded`, or `packed` of several shorter ones. A pair of preferences is
+    two rows. Where the model answers prompts itself, the first `prompt_tokens` of a row are the prompt."""
 
     rows: int
     tokens: int
     padded: bool = False
     packed: bool = False
+    prompt_tokens: int = 0
 
     def tensors(self, device: str) -> dict[str, torch.Tensor]:
         """What the collator would make of it (rows, tokens): the last row is a token short where `padded`, and each
@@ -67,15 +69,21 @@ class Batch:
 
 
 class Step:
-    """Runs micro batches and updates of a described run under a recorder."""
+    """Runs micro batches and updates of a described run under a recorder. This one is supervised fine-tuning's; other
+    methods' are made from it (preference.py, rollout.py)."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("log_probs", "entropy", "is_top1")
+    """What the trainer asks of TRL's fused head for each token."""
 
     def __init__(self, spec: RunSpec, model: PeftModel, recorder: Recorder, loop: Loop) -> None:
         self.spec, self.model, self.recorder, self.loop = spec, model, recorder, loop
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._backward = False
+        self.cached: Callable[[], Iterable[torch.Tensor]] = tuple
+        """Keys and values that are kept while completions are sampled."""
         self._fused = spec.config.training.loss_kernel == "fused_linear"
         self._device = self.trained[0].device.type
-        _prepare(spec, model, self._recomputing)
+        _prepare(spec, model, self._recomputing, self.outputs)
         if loop.model_loss:
             model.get_base_model().loss_function = loop.model_loss
         self._watch_layers()
@@ -106,7 +114,7 @@ class Step:
         recorder = self.recorder
         recorder.tape.micro_steps += 1
         with recorder.during("batch", BATCH):
-            tensors = batch.tensors(self._device)
+            tensors = self._tensors(batch)
         with self._offloading():
             with recorder.during(FORWARD, LAYER):
                 loss, kept = self._forward(tensors)
@@ -118,16 +126,16 @@ class Step:
         del kept
         recorder.hold((parameter.grad for parameter in self.trained), GRADIENTS)
 
+    def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return batch.tensors(self._device)
+
     def _forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Any]:
         labels = batch.pop("labels")
         self._workspace("forward")
         with self._autocast():
             if self.loop.model_loss:
                 return self.model(**batch, labels=labels, use_cache=False).loss, None
-            if self._fused:
-                output = self.model(**batch, labels=labels, fused_lm_head=True, use_cache=False)
-            else:
-                output = self.model(**batch, use_cache=False)
+            output = self.score({**batch, "labels": labels}) if self._fused else self.model(**batch, use_cache=False)
         self.recorder.enter(FORWARD, HEAD)
         if self.spec.autocast:
             output = _float_outputs(output)  # accelerate does, under mixed precision
@@ -135,10 +143,30 @@ class Step:
         loss = fused_loss(output, 1) if self._fused else next_token_loss(output.logits, labels, 1)
         return loss, output if self.loop.keeps_output else None
 
+    def score(self, batch: dict[str, torch.Tensor]) -> Any:
+        """What TRL's fused head says of every token of a batch that has a label."""
+        with self._autocast():
+            return self.model(**batch, fused_lm_head=True, use_cache=False)
+
+    @contextmanager
+    def without_gradients(self, phase: str) -> Iterator[None]:
+        """The model as it answers and scores: nothing is kept for a backward pass, so that nothing is checkpointed."""
+        kept = [module for module in self.model.modules() if getattr(module, "gradient_checkpointing", False)]
+        for module in kept:
+            module.gradient_checkpointing = False
+        with self.recorder.during(phase, LAYER), torch.no_grad():
+            yield
+        for module in kept:
+            module.gradient_checkpointing = True
+
     def _autocast(self) -> AbstractContextManager[Any]:
+        return self.autocast(self.spec.autocast)
+
+    def autocast(self, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+        """Autocast to `dtype`, none where it is None, as the run's device does it."""
         if self._device == "meta":
-            return emulated_autocast(self.spec.autocast, self.spec.device.kind)
-        return torch.autocast(self._device, self.spec.autocast) if self.spec.autocast else nullcontext()
+            return emulated_autocast(dtype, self.spec.device.kind)
+        return torch.autocast(self._device, dtype) if dtype else nullcontext()
 
     def kernels(self) -> AbstractContextManager[Any]:
         """Stand-ins for the kernels of the run's device, none where the step runs on real tensors."""
@@ -171,11 +199,18 @@ class Step:
     def _enter_layer(self, layer: torch.nn.Module, args: tuple) -> None:
         if self._backward:
             return
+        if not torch.is_grad_enabled():
+            self.recorder.enter(self.recorder.phase, LAYER)
+            return
         self._checkpoint(args[0])
         self.recorder.enter(LAYER_FORWARD, LAYER)
 
     def _leave_layer(self, layer: torch.nn.Module, args: tuple, output: Any) -> None:
         if self._backward:
+            return
+        if not torch.is_grad_enabled():
+            self.recorder.hold(self.cached(), CACHE)
+            self.recorder.enter(self.recorder.phase, HEAD)
             return
         hidden = output[0] if isinstance(output, tuple) else output
         self._checkpoint(hidden)
@@ -188,20 +223,19 @@ class Step:
             self.recorder.hold([hidden], CHECKPOINTS)
 
 
-def _prepare(spec: RunSpec, model: PeftModel, recomputing: Any) -> None:
+def _prepare(spec: RunSpec, model: PeftModel, recomputing: Any, outputs: tuple[str, ...]) -> None:
     """What the trainer does to a model before it trains."""
     from trl.trainer.utils import add_fused_lm_head
 
     model.train()
     base = model.get_base_model()
-    base.config.use_cache = False
     if spec.config.training.gradient_checkpointing:
         options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), recomputing())}
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
         enable(options)
         model.enable_input_require_grads()
     if "forward" not in vars(base):
-        add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
+        add_fused_lm_head(base, outputs=outputs)
 
 
 def _float_outputs(output: Any) -> Any:

@@ -21,7 +21,7 @@ from finetune.preflight.shapes import Shapes
 
 WEIGHTS, ADAPTERS, GRADIENTS, OPTIMISER, BATCH = "weights", "adapters", "gradients", "optimiser", "batch"
 CHECKPOINTS, LAYER, HEAD = "checkpoints", "layer activations", "logits and loss"
-DEQUANTISED, WORKSPACE = "dequantised weight", "workspace"
+DEQUANTISED, WORKSPACE, CACHE = "dequantised weight", "workspace", "kv cache"
 
 
 @dataclass
@@ -30,7 +30,8 @@ class Tape:
 
     `sizes` are bytes as requested, before an allocator rounds them; `causes`, `ops` and `phases` say of each storage
     what it is for, which operation made it and when. `marks` are (number of events before it, phase). `last_update` is
-    the event with which the last update begins; `flops` are those of all `micro_steps`.
+    the event with which the last update begins; `flops` are those of all `micro_steps`, with their share of what the
+    update samples and scores beforehand; `decoding_flops` are the part of it that goes token by token.
     """
 
     sizes: list[int] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Tape:
     last_update: int = 0
     micro_steps: int = 0
     flops: int = 0
+    decoding_flops: int = 0
 
     def birth(self, size: int, cause: str, op: str, phase: str) -> int:
         """A new storage of `size` bytes; returns its number."""

@@ -15,6 +15,8 @@ from finetune.preflight.autocast import replaced
 from finetune.preflight.hardware import HANDLES, workspace_bytes
 from finetune.preflight.kernels import grouped_mm
 from finetune.preflight.loading import load
+from finetune.preflight.preference import PreferenceStep
+from finetune.preflight.rollout import RolloutStep
 from finetune.preflight.step import Batch, Loop, Step
 from finetune.preflight.tape import Recorder, Tape
 from finetune.spec import RunSpec
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 
 OURS = Loop()
+STEPS = {"sft": Step, "dpo": PreferenceStep, "rloo": RolloutStep, "grpo": RolloutStep}
+"""The step of each method."""
 
 
 def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model: PeftModel | None = None) -> Tape:
@@ -43,15 +47,18 @@ def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model
             stack.enter_context(_decided(batch, target))
             if spec.attention == flash.NAME:
                 stack.enter_context(flash.flash_stood_in(recorder.tape, padded=batch.padded))
-        Step(spec, model, recorder, loop).run(batch)
+        STEPS[spec.config.training.method](spec, model, recorder, loop).run(batch)
     return recorder.tape
 
 
 def worst_batch(spec: RunSpec) -> Batch:
     """The largest micro batch that a run can meet: every row at `max_length`, and one a token shorter, which makes
-    it a batch with a mask."""
+    it a batch with a mask. A pair is two rows; a completion is as long as it may be, and its prompt fills the rest."""
     training, data = spec.config.training, spec.config.data
-    rows = training.micro_batch_size
+    rows = training.micro_batch_size * (2 if training.method == "dpo" else 1)
+    if training.online:  # all completions of an update are padded to the longest, so that one alone has padding too
+        prompt = data.max_length - spec.config.rollout.max_completion_length
+        return Batch(rows, data.max_length, padded=True, prompt_tokens=prompt)
     return Batch(rows, data.max_length, padded=rows > 1 and not data.packing, packed=data.packing)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from finetune.batching import Updates, count_updates
 from finetune.errors import ConfigError, DoesNotFit
 from finetune.preflight.advice import Advice, advise
-from finetune.preflight.changes import Prices
+from finetune.preflight.changes import Prices, changed
 from finetune.preflight.disk import Disk, disk_needs
-from finetune.preflight.duration import Duration, expected_time
+from finetune.preflight.duration import Duration, expected_time, sampled_bytes
 from finetune.preflight.hardware import context_bytes
 from finetune.preflight.largest import largest
 from finetune.preflight.prediction import ERRORS, Prediction, predict
@@ -95,7 +95,9 @@ class Verdict:
                 **instants,
             },
             "disk": self.disk.to_json(),
-            "compute": {"flops_per_micro_step": prediction.flops},
+            "compute": {
+                "flops_per_micro_step": prediction.flops, "decoding_flops_per_micro_step": prediction.decoding_flops,
+            },
             "time": self.duration.to_json(),
             "problems": self.problems,
             "advice": self.advice,
@@ -106,16 +108,21 @@ class Verdict:
 def preflight(spec: RunSpec, *, batch: Batch | None = None, examples: int | None = None) -> Verdict:
     """Predicts the run and compares with its device, without touching either.
 
-    `batch` is the largest that the data holds, where that is known; `examples` the number of training rows or packs,
-    from which the number of updates and the time follow.
+    `batch` is the largest that the data holds, where that is known; `examples` the number of training rows, packs or
+    prompts, from which the number of updates and the time follow.
     """
     batch = batch or worst_batch(spec)
-    prediction = predict(spec, batch)
-    updates = count_updates(spec.config.training, examples)
+    prediction, training = predict(spec, batch), spec.config.training
+    if training.online and examples is not None:
+        examples *= spec.config.rollout.num_generations  # an update's size is in completions
+    updates = count_updates(training, examples)
     total = updates.total if updates else None
     disk = disk_needs(spec, updates=total)
-    flops = prediction.flops * spec.config.training.gradient_accumulation_steps
-    duration = expected_time(spec.device, flops, total, dtype=spec.compute_dtype, tokens=batch.rows * batch.tokens)
+    flops = (prediction.flops - prediction.decoding_flops) * training.gradient_accumulation_steps
+    duration = expected_time(
+        spec.device, flops, total, dtype=spec.compute_dtype, tokens=batch.rows * batch.tokens,
+        sampled=sampled_bytes(spec, batch) if training.online else None,
+    )  # fmt: skip
     memory, card = _lacks_memory(spec, prediction), _needs_card(spec)
     changes = advise(spec, _allowed(spec)) if memory else []
     advice = [change.text for change in changes]
@@ -141,7 +148,15 @@ def solve(spec: RunSpec, what: str) -> int:
             f"this run does not fit on {spec.device.name} whatever the {what}",
             "see what takes the memory, and what helps, with `finetune preflight CONFIG`",
         )
+    if what == "micro_batch_size" and spec.config.training.online:
+        return next(rows for rows in range(found, 0, -1) if _fills_groups(spec, rows))
     return found
+
+
+def _fills_groups(spec: RunSpec, rows: int) -> bool:
+    """Whether micro batches of `rows` make an effective batch of whole groups of completions."""
+    training = changed(spec.config, {KEYS["micro_batch_size"]: rows}).training
+    return training.effective_batch_size % spec.config.rollout.num_generations == 0
 
 
 def larger_micro_batch(spec: RunSpec) -> tuple[int, int] | None:

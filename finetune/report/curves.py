@@ -23,7 +23,16 @@ def draw_curves(
         ("tokens_per_second", "Tokens per second", 1, None),
         ("memory_bytes", "Memory, GiB", 2**30, predicted_bytes),
     )
-    curves = (_loss(rows), *(_single(rows, *spec) for spec in small), _noise_scale(rows, effective_batch_size))
+    learned = (
+        ("margin", "Margin", 1, None),
+        ("accuracy", "Share of pairs preferred rightly", 1, None),
+        ("dead_groups", "Share of dead groups", 1, None),
+        ("kl", "KL divergence from the base model, nats a token", 1, None),
+        ("completion_length", "Completion, tokens", 1, None),
+    )
+    first = _reward(rows) or _loss(rows)
+    singles = (_single(rows, *spec) for spec in (*learned, *small))
+    curves = (first, *singles, _noise_scale(rows, effective_batch_size))
     return [curve for curve in curves if curve]
 
 
@@ -75,7 +84,29 @@ def _loss(rows: list[dict[str, Any]]) -> Curve | None:
     return Curve("loss", "Loss", summary, key, _svg("loss", WIDE, plot), _svg("loss", NARROW, plot))
 
 
+def _reward(rows: list[dict[str, Any]]) -> Curve | None:
+    """Mean reward of each update's completions with their spread, one standard deviation; and on held-out prompts."""
+    import numpy as np
+
+    (steps, values), held_out = series(rows, "reward"), series(rows, "eval_reward")
+    if not (_measured((steps, values)) or _measured(held_out)):
+        return None
+    spread = dict(zip(*series(rows, "reward_std"), strict=True))
+    width = np.array([spread.get(step, math.nan) for step in steps])
+
+    def plot(axes: Axes) -> None:
+        axes.fill_between(steps, values - width, values + width, color=INK["train"], alpha=0.2, linewidth=0)
+        _line(axes, steps, values)
+        _points(axes, *held_out)
+
+    key = [("train", "training, with its spread"), *([("held-out", "held-out")] if _measured(held_out) else [])]
+    summary = _summary(("Reward", (steps, values)), ("held-out reward", held_out))
+    return Curve("reward", "Reward", summary, key, _svg("reward", WIDE, plot), _svg("reward", NARROW, plot))
+
+
 def _single(rows: list[dict[str, Any]], name: str, title: str, unit: float, predicted: float | None) -> Curve | None:
+    import numpy as np
+
     steps, values = series(rows, name)
     if not _measured((steps, values)):
         return None
@@ -84,7 +115,7 @@ def _single(rows: list[dict[str, Any]], name: str, title: str, unit: float, pred
         _line(axes, steps, values / unit)
         if predicted is not None:
             axes.axhline(predicted / unit, color=INK["held-out"], linewidth=1.4, dashes=(4, 3))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0, np.nanmin(values) / unit))
 
     key = [("train", "measured peak so far"), ("held-out", "predicted peak")] if predicted is not None else []
     return Curve(name, title, _summary((title, (steps, values / unit))), key, _svg(name, SMALL, plot))

@@ -22,6 +22,14 @@ DATA = {
     "dropped": "Rows dropped",
 }
 
+HELD_OUT = {
+    "reward": "Held-out reward",
+    "margin": "Held-out margin",
+    "accuracy": "Held-out accuracy",
+    "completion_length": "Held-out completion, tokens",
+}
+"""Held-out figures of methods that learn from rewards or preferences; the first that a run has is told first."""
+
 Pair = tuple[float | None, float | None]
 
 SCRIPT = """\
@@ -82,11 +90,12 @@ def sentence(report: Report) -> str:
 
 
 def _outcome(report: Report) -> str:
-    for name, losses in {"Held-out loss": _held_out(report), "Training loss": _trained(report)}.items():
-        if None not in losses:
-            before, after = losses
+    losses = {"Held-out loss": _held_out(report), "Training loss": _trained(report)}
+    for name, pair in (_learned(report) or losses).items():
+        if None not in pair:
+            before, after = pair
             verb = "fell" if after < before else "rose" if after > before else "went"
-            return f"{name} {verb} from {before:.2f} to {after:.2f}{_bracket(losses)}"
+            return f"{name} {verb} from {before:.2f} to {after:.2f}{_bracket(pair)}"
     return "Trained" if report.train.seconds is not None else "Nothing was measured"
 
 
@@ -94,12 +103,14 @@ def figures(report: Report) -> list[Figure]:
     """Loss, speed, time and memory, each beside what it is compared with."""
     train, memory, losses = report.train, report.memory, _held_out(report)
     sizes = (memory.predicted_bytes, memory.measured_bytes)
+    loss = Figure(
+        "Held-out loss",
+        _arrow(losses, "{:.2f}".format),
+        [*_relative(losses), f"perplexity {_arrow(losses, perplexity)}"],
+    )
+    learned = [Figure(name, _arrow(pair, "{:.2f}".format), _relative(pair)) for name, pair in _learned(report).items()]
     return [
-        Figure(
-            "Held-out loss",
-            _arrow(losses, "{:.2f}".format),
-            [*_relative(losses), f"perplexity {_arrow(losses, perplexity)}"],
-        ),
+        *(learned[:1] or [loss]),
         Figure("Tokens/s", known(report.tokens_per_second, rate), [f"{known(train.tokens, count)} tokens"]),
         Figure("Training time", known(train.seconds, duration), [f"{known(train.steps, count)} steps"]),
         Figure(
@@ -115,6 +126,7 @@ def tables(report: Report) -> list[Table]:
     every = [
         Table("Measured", [], _measured(report)),
         Table("Batch size", [], batch_rows(report)),
+        Table("Policy gradient before training", [], _baseline(report)),
         Table("Rehearsal", [], _rehearsal(report)),
         Table("Settings", [], _settings(report)),
         _data(report),
@@ -137,11 +149,22 @@ def _measured(report: Report) -> list[list[str]]:
         ("Tokens per second", report.tokens_per_second, rate),
         ("Training loss", _some(trained), lambda pair: _arrow(pair, "{:.4f}".format) + _bracket(pair)),
         ("Held-out loss", _some(held_out), lambda pair: _arrow(pair, "{:.4f}".format) + _bracket(pair)),
-        ("Held-out perplexity", _some(held_out), lambda pair: _arrow(pair, perplexity)),
+        ("Held-out perplexity", None if _learned(report) else _some(held_out), lambda pair: _arrow(pair, perplexity)),
+        *((name, _some(pair), lambda pair: _arrow(pair, "{:.4g}".format)) for name, pair in _learned(report).items()),
         ("Memory predicted", memory.predicted_bytes, gib),
         ("Memory measured", memory.measured_bytes, lambda size: gib(size) + _bracket(sizes)),
         ("Memory measured as", memory.measured_as, plain),
         ("Whole process, resident in host memory at its peak", memory.process_bytes, gib),
+    )
+
+
+def _baseline(report: Report) -> list[list[str]]:
+    found = report.baseline
+    return _rows(
+        ("Completions", found.completions, count),
+        ("Variance without a baseline", found.without, "{:.4g}".format),
+        ("With leave-one-out", found.leave_one_out, "{:.4g}".format),
+        ("With the best constant", found.optimal, "{:.4g}".format),
     )
 
 
@@ -209,6 +232,12 @@ def plain_script(report: Report, run: PurePath) -> str:
 
 def _held_out(report: Report) -> Pair:
     return report.eval_loss.before, report.eval_loss.after
+
+
+def _learned(report: Report) -> dict[str, Pair]:
+    """Held-out figures other than the loss, before and after."""
+    found = {name: report.held_out[key] for key, name in HELD_OUT.items() if key in report.held_out}
+    return {name: (pair.before, pair.after) for name, pair in found.items()}
 
 
 def _trained(report: Report) -> Pair:

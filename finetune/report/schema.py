@@ -92,10 +92,19 @@ class Train(Part):
 
 
 class EvalLoss(Part):
-    """Mean held-out loss in nats a trained token."""
+    """Mean held-out loss in nats a trained token; or another held-out figure, before and after training."""
 
     before: float | None = None
     after: float | None = None
+
+
+class Baseline(Part):
+    """Variance of one completion's part of the policy gradient, on rollouts before training."""
+
+    completions: int | None = None
+    without: float | None = None
+    leave_one_out: float | None = None
+    optimal: float | None = None
 
 
 class Memory(Part):
@@ -141,6 +150,8 @@ class Report(Part):
     train: Train = Train()
     tokens_per_second: float | None = None
     eval_loss: EvalLoss = EvalLoss()
+    held_out: dict[str, EvalLoss] = {}
+    baseline: Baseline = Baseline()
     memory: Memory = Memory()
     rehearsal: Rehearsal = Rehearsal()
     samples: list[Sample] = []

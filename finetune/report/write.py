@@ -16,11 +16,13 @@ from finetune.spec import RunSpec
 
 if TYPE_CHECKING:
     from finetune.data import LoadedData
+    from finetune.rl.saving import Saving
 
 
 @dataclass
 class Measured:
-    """What was seen of a run while it ran. Losses are nats per trained token; `seconds` of the training loop alone."""
+    """What was seen of a run while it ran. Losses are nats per trained token; `seconds` of the training loop alone.
+    `held_out_before` and `held_out_after` are figures by name; `baseline` is what the baseline of rewards saved."""
 
     seconds: float = 0.0
     rows: int = 0
@@ -29,8 +31,9 @@ class Measured:
     steps: int = 0
     epochs: float = 0.0
     losses: list[float] = field(default_factory=list)
-    eval_before: float | None = None
-    eval_after: float | None = None
+    held_out_before: dict[str, float] = field(default_factory=dict)
+    held_out_after: dict[str, float] = field(default_factory=dict)
+    baseline: Saving | None = None
     predicted_bytes: int = 0
     peak_bytes: int = 0
     process_bytes: int = 0
@@ -56,7 +59,9 @@ def write_report(spec: RunSpec, data: LoadedData, run: RunDir, measured: Measure
         },
         "train": _train(spec, measured),
         "tokens_per_second": measured.tokens / measured.seconds if measured.seconds else None,
-        "eval_loss": {"before": measured.eval_before, "after": measured.eval_after},
+        "eval_loss": {"before": measured.held_out_before.get("loss"), "after": measured.held_out_after.get("loss")},
+        "held_out": _held_out(measured),
+        "baseline": asdict(measured.baseline) if measured.baseline else None,
         "memory": {
             "predicted_bytes": measured.predicted_bytes,
             "measured_bytes": measured.peak_bytes,
@@ -72,6 +77,16 @@ def write_report(spec: RunSpec, data: LoadedData, run: RunDir, measured: Measure
     run.write_json("report.json", report)
     write_pages(run.path)
     return report
+
+
+def _held_out(measured: Measured) -> dict[str, dict[str, float | None]]:
+    """Each held-out figure before and after training, null where it is no number."""
+    before, after = measured.held_out_before, measured.held_out_after
+    return {name: {"before": _finite(value), "after": _finite(after[name])} for name, value in before.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _model(spec: RunSpec) -> dict[str, Any]:

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig, PretrainedConfig, TrainingArguments
+from transformers import BitsAndBytesConfig, PretrainedConfig
 
 from finetune.config import RunConfig
 from finetune.spec.adapter import attach_adapter
 from finetune.spec.architecture import check_architecture, choose_attention
+from finetune.spec.arguments import arguments_class, trainer_fields
 from finetune.spec.device import Device, find_device
 from finetune.spec.skeleton import TensorInfo, build_skeleton, cast_unquantized, list_tensors
 from finetune.spec.source import ModelSource, locate_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from trl import SFTConfig
+    from transformers import TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -100,47 +101,14 @@ class RunSpec:
             init_lora_weights=True if lora.init == "default" else lora.init,
         )
 
-    def trainer_arguments(self, checkpoints: Path) -> SFTConfig:
-        """TRL's configuration; `checkpoints` is where it saves. Made once: making it resets accelerate's state."""
-        from trl import SFTConfig
-
-        return SFTConfig(output_dir=str(checkpoints), **self.trainer_fields())
+    def trainer_arguments(self, checkpoints: Path) -> TrainingArguments:
+        """TRL's configuration for the method; `checkpoints` is where it saves. Made once: making it resets accelerate's
+        state."""
+        return arguments_class(self.config.training.method)(output_dir=str(checkpoints), **self.trainer_fields())
 
     def trainer_fields(self) -> dict[str, Any]:
-        """The fields of TRL's configuration that a run sets. Rows reach the trainer tokenised, masked and packed."""
-        training, on_gpu = self.config.training, self.device.kind == "cuda"
-        return dict(
-            num_train_epochs=training.epochs,
-            max_steps=training.max_steps or -1,
-            per_device_train_batch_size=training.micro_batch_size,
-            gradient_accumulation_steps=training.gradient_accumulation_steps,
-            learning_rate=self.learning_rate,
-            lr_scheduler_type=training.lr_scheduler,
-            warmup_steps=training.warmup_ratio,  # transformers reads a number below 1 as a share of all updates
-            weight_decay=training.weight_decay,
-            max_grad_norm=training.max_grad_norm,
-            optim=training.optimizer,
-            bf16=self.autocast is torch.bfloat16,
-            fp16=self.autocast is torch.float16,
-            **_checkpointing(training.gradient_checkpointing),
-            activation_offloading=training.activation_offloading,
-            seed=training.seed,
-            data_seed=training.seed,
-            save_strategy="steps" if training.save_steps else "no",
-            save_steps=training.save_steps or 500,
-            save_total_limit=training.save_total_limit,
-            eval_strategy="steps" if training.eval_steps and self.config.data.holds_out else "no",
-            eval_steps=training.eval_steps,
-            logging_steps=training.logging_steps,
-            logging_nan_inf_filter=False,  # the default hides a NaN loss
-            report_to=training.report_to,
-            disable_tqdm=True,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
-            max_length=None,
-            packing=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        )
+        """The fields of TRL's configuration that a run sets."""
+        return trainer_fields(self)
 
     def skeleton(self) -> PeftModel:
         """The model with its adapter on the meta device."""
@@ -191,13 +159,6 @@ def resolve(config: RunConfig, device: Device | None = None) -> RunSpec:
 
 def _dtype(name: str) -> torch.dtype | None:
     return None if name == "auto" else getattr(torch, name)
-
-
-def _checkpointing(on: bool) -> dict[str, Any]:
-    """transformers renamed `gradient_checkpointing` to `activation_checkpointing` after 5.17."""
-    known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _autocast(name: str, compute: torch.dtype) -> torch.dtype | None:

@@ -1,6 +1,9 @@
 """Training: TRL's trainer, checked against the description, watched while it runs.
 
-trainer.py      the trainer: TRL's, with adapters left in their own dtype and tokens counted
+trainer.py      the trainer of the run's method, with adapters left in their own dtype
+watched.py      what every one has: memory followed, tokens counted, held-out figures
+supervised.py   sft; preference.py: dpo; online.py: rloo and grpo; each on TRL's
+trial.py        rewards tried before the run, and what their baseline saves
 audit.py        what was built is what was described
 packing.py      rows of a pack do not see each other, proven before training
 rehearsal.py    the largest batches and a checkpoint, before training begins
@@ -16,14 +19,15 @@ reporters.py    TensorBoard, W&B, MLflow, Trackio
 
 from finetune.training.audit import audit
 from finetune.training.checkpoints import ManifestWriter, newest_good
-from finetune.training.evaluation import evaluate_model
 from finetune.training.memory import MemoryMeter, peak_resident
 from finetune.training.metrics import LossGuard, MetricsWriter
 from finetune.training.packing import PackingProof, prove_packing
 from finetune.training.progress import ProgressBar
-from finetune.training.rehearsal import Rehearsal, rehearse, row_lengths
+from finetune.training.rehearsal import Rehearsal, rehearse
 from finetune.training.reporters import prepare_reporters
-from finetune.training.trainer import Trainer, build_trainer
+from finetune.training.trainer import build_trainer
+from finetune.training.trial import check_rewards, try_rewards
+from finetune.training.watched import Watched
 
 __all__ = [
     "LossGuard",
@@ -33,14 +37,14 @@ __all__ = [
     "PackingProof",
     "ProgressBar",
     "Rehearsal",
-    "Trainer",
+    "Watched",
     "audit",
     "build_trainer",
-    "evaluate_model",
+    "check_rewards",
     "newest_good",
     "peak_resident",
     "prepare_reporters",
     "prove_packing",
     "rehearse",
-    "row_lengths",
+    "try_rewards",
 ]

@@ -6,14 +6,14 @@ import torch
 
 from finetune.errors import AuditError
 from finetune.spec import RunSpec, list_tensors
-from finetune.training.trainer import Trainer
+from finetune.training.watched import Watched
 
 HINT = (
     "this is a fault of finetune or of a library version it was not tried with; please report it with the run directory"
 )
 
 
-def audit(spec: RunSpec, trainer: Trainer) -> None:
+def audit(spec: RunSpec, trainer: Watched) -> None:
     """Compares the trainer with the description. Raises AuditError naming the first difference."""
     _audit_tensors(spec, trainer.model)
     _audit_arguments(spec, trainer)
@@ -32,7 +32,7 @@ def _audit_tensors(spec: RunSpec, model: torch.nn.Module) -> None:
             raise AuditError(f"{name} is on {parameter.device}, described on {spec.device.torch_device}", HINT)
 
 
-def _audit_arguments(spec: RunSpec, trainer: Trainer) -> None:
+def _audit_arguments(spec: RunSpec, trainer: Watched) -> None:
     for name, wanted in spec.trainer_fields().items():
         found = getattr(trainer.args, name)
         if found != wanted:

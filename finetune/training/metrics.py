@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
-    from finetune.training.trainer import Trainer
+    from finetune.training.watched import Watched
 
 COUNTS = ("rows_seen", "tokens_seen", "trained_seen")
 
@@ -28,11 +28,15 @@ class MetricsWriter(TrainerCallback, ExportableState):
     """
 
     KEYS = (
-        "loss", "learning_rate", "grad_norm", "eval_loss", "entropy", "mean_token_accuracy",
+        "loss", "learning_rate", "grad_norm", "entropy", "mean_token_accuracy",
         "noise_scale", "noise_scale_low", "noise_scale_high",
+        "reward", "reward_std", "dead_groups", "kl", "completion_length", "completions_cut",
+        "margin", "accuracy", "reward_chosen", "reward_rejected",
     )  # fmt: skip
+    PREFIXES = ("eval_", "rewards/")
+    """Held-out figures, and the mean and spread of each reward by its name."""
 
-    def __init__(self, path: Path, trainer: Trainer) -> None:
+    def __init__(self, path: Path, trainer: Watched) -> None:
         self.path = path
         self.trainer = trainer
         self.seconds = 0.0
@@ -72,7 +76,9 @@ class MetricsWriter(TrainerCallback, ExportableState):
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
         """Writes one line, and adds speed and memory to what reporters see after it."""
-        values = {key: logs[key] for key in self.KEYS if logs and key in logs}
+        logs = {} if logs is None else logs
+        values = {key: logs[key] for key in self.KEYS if key in logs}
+        values |= {key: value for key, value in logs.items() if key.startswith(self.PREFIXES)}
         if not values:
             return
         line = {"step": state.global_step, "epoch": round(state.epoch or 0, 4), **values}

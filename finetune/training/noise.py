@@ -15,7 +15,7 @@ from finetune.batching import NoiseScale
 from finetune.batching.noise_scale import NoiseScaleAverage, unbiased_pair
 
 if TYPE_CHECKING:
-    from finetune.training.trainer import Trainer
+    from finetune.training.supervised import SupervisedTrainer
 
 
 class NoiseMeter(TrainerCallback, ExportableState):
@@ -26,7 +26,7 @@ class NoiseMeter(TrainerCallback, ExportableState):
     `noise_scale_high`, rows (or packs) of an update.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: SupervisedTrainer) -> None:
         self.trainer = trainer
         self.average = NoiseScaleAverage()
         self.rows, self.tokens = 0, torch.zeros((), dtype=torch.long)

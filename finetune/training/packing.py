@@ -11,7 +11,7 @@ import torch
 from finetune.errors import DataError
 
 if TYPE_CHECKING:
-    from finetune.training.trainer import Trainer
+    from finetune.training.supervised import SupervisedTrainer
 
 TOLERANCE = {4: 1e-4, 2: 3e-2}
 """Largest allowed relative difference of a pack's logits from those of its rows alone, by bytes of the compute type.
@@ -36,7 +36,7 @@ class PackingProof:
         )
 
 
-def prove_packing(trainer: Trainer) -> PackingProof | None:
+def prove_packing(trainer: SupervisedTrainer) -> PackingProof | None:
     """Compares one pack of several rows with its rows alone, and with itself after its first row was replaced.
 
     None where no pack holds two rows. Raises DataError where a row sees another. Changes nothing: the model is in
@@ -59,7 +59,7 @@ def prove_packing(trainer: Trainer) -> PackingProof | None:
     return PackingProof(len(pack["seq_lengths"]), len(pack["input_ids"]), difference)
 
 
-def _refuse(trainer: Trainer, seen: bool, difference: float) -> None:
+def _refuse(trainer: SupervisedTrainer, seen: bool, difference: float) -> None:
     allowed = TOLERANCE[trainer.spec.compute_dtype.itemsize]
     if not seen and difference <= allowed:
         return
@@ -74,7 +74,7 @@ def _refuse(trainer: Trainer, seen: bool, difference: float) -> None:
     )
 
 
-def _chosen(trainer: Trainer) -> dict[str, Any] | None:
+def _chosen(trainer: SupervisedTrainer) -> dict[str, Any] | None:
     """The shortest of the packs with the most rows among the first hundred."""
     first = trainer.train_dataset.select(range(min(100, len(trainer.train_dataset))))
     packs = [pack for pack in first if len(pack["seq_lengths"]) > 1]
@@ -114,7 +114,7 @@ def _kept(pack: dict[str, Any]) -> slice:
     return slice(min(pack["seq_lengths"][0], POSITIONS), None)
 
 
-def _logits(trainer: Trainer, pack: dict[str, Any]) -> torch.Tensor:
+def _logits(trainer: SupervisedTrainer, pack: dict[str, Any]) -> torch.Tensor:
     """Logits at the pack's positions (positions, words), in float32."""
     device = trainer.args.device
     batch = trainer.data_collator([pack])

@@ -40,12 +40,16 @@ class ProgressBar(TrainerCallback):
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
         """Shows the latest numbers."""
-        if logs and "eval_loss" in logs:
-            self.console.print(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4f}", highlight=False)
+        held_out = {key.removeprefix("eval_"): logs[key] for key in logs or {} if key.startswith("eval_")}
+        if held_out:
+            said = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in held_out.items())
+            self.console.print(f"step {state.global_step}: held-out {said}", highlight=False)
         if not logs or "loss" not in logs:
             return
         memory = self.memory.peak() / 2**30
-        numbers = f"loss {logs['loss']:.3f}  {logs.get('tokens_per_second', 0):,.0f} tokens/s  {memory:.2f} GiB"
+        learned = {key: logs[key] for key in ("reward", "margin") if logs.get(key) is not None}
+        numbers = "".join(f"{name} {value:.3f}  " for name, value in learned.items() or [("loss", logs["loss"])])
+        numbers += f"{logs.get('tokens_per_second', 0):,.0f} tokens/s  {memory:.2f} GiB"
         if self.progress:
             self.progress.update(self._task, numbers=numbers)
         elif state.global_step >= min(self._next, state.max_steps):

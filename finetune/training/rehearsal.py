@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute
 import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
@@ -21,13 +20,11 @@ from transformers.trainer_utils import SaveStrategy
 from finetune.errors import DoesNotFit, RunDirError
 from finetune.spec import RunSpec
 from finetune.training.checkpoints import ManifestWriter, newest_good
-from finetune.training.evaluation import evaluate_model, largest_batch
 from finetune.training.unchanged import unchanged
+from finetune.training.watched import Shape
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from finetune.training.trainer import Trainer
+    from finetune.training.watched import Watched
 
 TOLERANCE = 0.05
 """Share by which the measured peak may differ from the predicted one before it is said aloud."""
@@ -56,18 +53,7 @@ class Rehearsal:
         return {key: value for key, value in asdict(self).items() if key != "notes"}
 
 
-class Shape(NamedTuple):
-    """A batch in words: what it is for, its rows, and the tokens of its longest row."""
-
-    purpose: str
-    rows: int
-    longest: int
-
-    def __str__(self) -> str:
-        return f"the largest {self.purpose} batch ({self.rows} x {self.longest:,} tokens)"
-
-
-def rehearse(spec: RunSpec, trainer: Trainer, folder: Path, *, predicted: int) -> Rehearsal:
+def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -> Rehearsal:
     """Runs the largest training batch, the largest evaluation batch and the saving of a checkpoint (below `folder`),
     and puts the trainer back as it was. Does nothing where `training.rehearsal` is off.
 
@@ -76,16 +62,15 @@ def rehearse(spec: RunSpec, trainer: Trainer, folder: Path, *, predicted: int) -
     """
     if not spec.config.training.rehearsal:
         return Rehearsal()
-    shortest, largest = _extremes(trainer.train_dataset, spec.config.training.micro_batch_size)
-    held_out = largest_batch(spec, trainer.eval_dataset) if trainer.eval_dataset else []
-    peaks, clock = {}, StepClock()
+    shortest, largest, longest = _extremes(trainer)
+    peaks, clock = {}, StepClock(trainer)
     with TemporaryDirectory(prefix="rehearsal-", dir=folder) as checkpoints, unchanged(trainer):
-        shape = Shape("training", len(largest), max(len(row["input_ids"]) for row in largest))
+        shape = Shape("training", min(len(largest), spec.config.training.micro_batch_size), longest)
         with _measured(trainer, spec, shape, peaks):
             _train(trainer, shortest, largest, checkpoints, clock)
         checkpoint_bytes = _size_of_newest(Path(checkpoints))
-        if held_out:
-            _evaluate(trainer, spec, held_out, peaks)
+        if trainer.eval_dataset:
+            _evaluate(trainer, spec, peaks)
     trainer.memory.begin()
     return Rehearsal(
         train_peak_bytes=peaks[shape],
@@ -98,41 +83,38 @@ def rehearse(spec: RunSpec, trainer: Trainer, folder: Path, *, predicted: int) -
     )
 
 
-def row_lengths(dataset: Dataset) -> list[int]:
-    """Tokens of each row (or pack), without making a Python number of every token."""
-    return pyarrow.compute.list_value_length(dataset.with_format("arrow")[:]["input_ids"]).to_pylist()
+def _extremes(trainer: Watched) -> tuple[list[dict], list[dict], int]:
+    """The shortest training row (pack, prompt), and the longest of as many as come together: no batch can be larger;
+    and the tokens of the longest."""
+    lengths = trainer.lengths
+    longest = heapq.nlargest(trainer.rows_at_once, range(len(lengths)), key=lengths.__getitem__)
+    rows = trainer.train_dataset
+    return [rows[lengths.index(min(lengths))]], [rows[index] for index in longest], lengths[longest[0]]
 
 
-def _extremes(dataset: Dataset, size: int) -> tuple[list[dict], list[dict]]:
-    """The shortest row (or pack), and the `size` longest: no micro batch can be larger."""
-    lengths = row_lengths(dataset)
-    longest = heapq.nlargest(size, range(len(lengths)), key=lengths.__getitem__)
-    return [dataset[lengths.index(min(lengths))]], [dataset[index] for index in longest]
-
-
-def _train(trainer: Trainer, shortest: list[dict], largest: list[dict], checkpoints: str, clock: StepClock) -> None:
+def _train(trainer: Watched, shortest: list[dict], largest: list[dict], checkpoints: str, clock: StepClock) -> None:
     """The trainer's own `train` on two updates, a small one and one of the largest batch, which comes twice where
     the run accumulates gradients: the second time they are there already. At the end it saves a checkpoint."""
     args = trainer.args
     args.output_dir, args.save_strategy, args.eval_strategy = checkpoints, SaveStrategy.STEPS, "no"
     args.max_steps = args.save_steps = UPDATES
     args.gradient_accumulation_steps = passes = min(args.gradient_accumulation_steps, 2)
-    batches = [trainer.data_collator(rows) for rows in [shortest] * passes + [largest] * passes]
+    batches = [trainer.batch_of(rows) for rows in [shortest] * passes + [largest] * passes]
     trainer.get_train_dataloader = lambda: batches
     trainer.callback_handler.callbacks = [DefaultFlowCallback(), clock, ManifestWriter()]  # no bar and no reporters
     trainer.train()
 
 
-def _evaluate(trainer: Trainer, spec: RunSpec, rows: Sequence[Any], peaks: dict[Shape, int]) -> None:
+def _evaluate(trainer: Watched, spec: RunSpec, peaks: dict[Shape, int]) -> None:
     """One evaluation batch, beside the optimiser's state as in the middle of a run."""
-    shape = Shape("evaluation", len(rows), len(rows[0].input_ids))
+    rows, shape = trainer.largest_held_out()
     follow = trainer.memory.follow
     with _measured(trainer, spec, shape, peaks), follow(trainer.model, trainer.optimizer, shape.rows * shape.longest):
-        evaluate_model(spec, trainer.model, rows, trainer.data_collator)
+        trainer.held_out(rows)
 
 
 @contextmanager
-def _measured(trainer: Trainer, spec: RunSpec, shape: Shape, peaks: dict[Shape, int]) -> Iterator[None]:
+def _measured(trainer: Watched, spec: RunSpec, shape: Shape, peaks: dict[Shape, int]) -> Iterator[None]:
     """Enters the peak of the body into `peaks`, and says what did not fit where memory or disk runs out."""
     trainer.memory.begin()
     try:
@@ -190,8 +172,12 @@ class StepClock(TrainerCallback):
 
     seconds = 0.0
 
+    def __init__(self, trainer: Watched) -> None:
+        self.trainer = trainer
+
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         """Starts the clock."""
+        self.trainer.rehearsing()
         self._began = _now()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:

@@ -19,16 +19,19 @@ from finetune.errors import AuditError
 from finetune.training.audit import HINT
 
 if TYPE_CHECKING:
-    from finetune.training.trainer import Trainer
+    from finetune.training.watched import Watched
 
 COUNTED = ("rows_seen", "tokens_seen", "trained_seen")
+
+LOGGED = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics")
+"""What trainers note of their batches; not every one has all."""
 
 Containers = list[tuple[Any, Any]]
 """Dictionaries, lists and sets, each with a copy of what it held."""
 
 
 @contextmanager
-def unchanged(trainer: Trainer) -> Iterator[None]:
+def unchanged(trainer: Watched) -> Iterator[None]:
     """Lets `trainer` train and save inside, and puts everything back bit for bit: adapter, gradients, optimiser and
     scheduler, random numbers, counters, what accelerate and bitsandbytes remember, the mode and hooks of each module.
 
@@ -55,7 +58,7 @@ def unchanged(trainer: Trainer) -> Iterator[None]:
             raise AuditError(f"the rehearsal has changed {name}", HINT)
 
 
-def fingerprint(trainer: Trainer) -> dict[str, Any]:
+def fingerprint(trainer: Watched) -> dict[str, Any]:
     """What a run begins with, by name: equal before and after where nothing has changed.
 
     Trained tensors and buffers by the SHA-256 of their bytes; frozen ones, which may be gigabytes, by their place in
@@ -75,9 +78,9 @@ def fingerprint(trainer: Trainer) -> dict[str, Any]:
     return found
 
 
-def _stand_in(trainer: Trainer) -> None:
+def _stand_in(trainer: Watched) -> None:
     """Gives the trainer copies of what training writes into; the originals come back with its other attributes."""
-    for name in ("state", "control", "_metrics", *COUNTED):
+    for name in ("state", "control", *(name for name in LOGGED if hasattr(trainer, name)), *COUNTED):
         setattr(trainer, name, copy.deepcopy(getattr(trainer, name)))
     trainer.args, trainer.callback_handler = copy.copy(trainer.args), copy.copy(trainer.callback_handler)
     if trainer.accelerator.scaler is not None:
@@ -85,7 +88,7 @@ def _stand_in(trainer: Trainer) -> None:
         trainer.accelerator.scaler = torch.amp.GradScaler(trainer.args.device.type, init_scale=1.0)
 
 
-def _owners(trainer: Trainer) -> Iterator[Any]:
+def _owners(trainer: Watched) -> Iterator[Any]:
     """Objects whose attributes training sets: hooks and wrapped forwards, special tokens, lists of what was prepared.
 
     bitsandbytes lists paged optimiser state and never frees it: here it leaves the list, its memory may leave the card.

@@ -81,7 +81,7 @@ def test_every_problem_is_told_at_once(write) -> None:
             "hardware.memory: '24' is not a memory size: write a number and a unit, such as 24GiB",
         ),
         ("training.autocast=float32", "training.autocast: autocast to float32 does nothing: use none"),
-        ("training.method=ppo", "training.method: input should be 'sft'; found 'ppo'"),
+        ("training.method=ppo", "training.method: input should be 'sft', 'dpo', 'rloo' or 'grpo'; found 'ppo'"),
         ("training.lr_scaling=sqrt", "training.lr_scaling=sqrt needs training.reference_batch_size"),
         ("lora.target_modules=5", "lora.target_modules: "),
         ("training.learning_rate=fast", "training.learning_rate: input should be a valid number; found 'fast'"),

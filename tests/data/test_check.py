@@ -14,7 +14,7 @@ import pytest
 from repo import REPO
 from rich.console import Console
 
-from finetune.config import DataConfig, DataSource
+from finetune.config import DataConfig, DataSource, ModelConfig, RunConfig
 from finetune.data import chunks
 from finetune.data.check import check_file, check_sources
 from finetune.data.findings import DESCRIPTIONS, CheckResult, show
@@ -133,9 +133,10 @@ class TestBadLines:
         second = written(tmp_path / "b.jsonl", BAD["single_quotes"], GOOD)
         third = tmp_path / "c.json"
         third.write_bytes(b"[" + GOOD + b"]")
-        config = DataConfig(train=[DataSource(path=str(path)) for path in (first, third)], eval=str(second))
+        data = DataConfig(train=[DataSource(path=str(path)) for path in (first, third)], eval=str(second))
+        run = RunConfig(model=ModelConfig(name_or_path="m"), data=data, output_dir="runs/x")
         side = tmp_path / "bad.jsonl"
-        results = check_sources(config, seed=0, skip_bad=side)
+        results = check_sources(run, skip_bad=side)
         entries = list(map(json.loads, side.read_text(encoding="utf-8").splitlines()))
         assert [(one["file"], one["line"], one["rule"]) for one in entries] == [
             (str(first), 2, "trailing_comma"),

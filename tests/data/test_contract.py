@@ -65,7 +65,7 @@ def found(config_file: Path, tmp_path: Path):
         held = "data.eval=null" if held_out is None else f"data.eval={write(tmp_path / 'eval.jsonl', held_out)}"
         config = load_config(config_file, [train, held, *overrides])
         tokenizer = load_tokenizer(locate_model(config.model), config.data.chat_template)
-        breaches = examine(config.data, tokenizer, config.training.seed).contract.breaches
+        breaches = examine(config, tokenizer).contract.breaches
         return [(one.role, one.index, one.rule) for one in breaches]
 
     return of
@@ -390,14 +390,13 @@ class TestCommand:
 )
 def test_no_false_alarm_on_real_data(shared, config_file, name, max_length) -> None:
     """At lengths that hold every row of this tokenizer, which makes a token of nearly each byte."""
-    config = load_config(config_file, [f"data.train={shared / 'data' / name}", "data.eval=null"])
-    section = config.data.model_copy(update={"max_length": max_length})
-    tokenizer = load_tokenizer(locate_model(config.model))
-    assert examine(section, tokenizer, config.training.seed).contract.breaches == []
+    train = f"data.train={shared / 'data' / name}"
+    config = load_config(config_file, [train, "data.eval=null", f"data.max_length={max_length}"])
+    assert examine(config, load_tokenizer(locate_model(config.model))).contract.breaches == []
 
 
 def test_no_false_leak_between_published_splits(shared, config_file) -> None:
     folder = shared / "data" / "mlx_wikisql_lora"
-    config = load_config(config_file, [f"data.train={folder / 'train.jsonl'}", f"data.eval={folder / 'test.jsonl'}"])
-    section = config.data.model_copy(update={"max_length": 1024})
-    assert examine(section, load_tokenizer(locate_model(config.model)), 0).contract.breaches == []
+    splits = [f"data.train={folder / 'train.jsonl'}", f"data.eval={folder / 'test.jsonl'}"]
+    config = load_config(config_file, [*splits, "data.max_length=1024"])
+    assert examine(config, load_tokenizer(locate_model(config.model))).contract.breaches == []

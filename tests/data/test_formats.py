@@ -107,13 +107,14 @@ class TestDetection:
         [
             ({"prompt": "p", "chosen": "a", "rejected": "b"}, "preference data"),
             ({"chosen_messages": [USER], "rejected_messages": [USER]}, "preference data"),
-            ({"messages": [USER, ANSWER], "label": True}, "preference data"),
-            ({"prompt": "p", "completion": "c", "label": False}, "preference data"),
+            ({"messages": [USER, ANSWER], "label": True}, "judged answers"),
+            ({"prompt": "p", "completion": "c", "label": False}, "judged answers"),
             ({"message_tree_id": "1", "prompt": {"text": "t", "replies": []}}, "OpenAssistant message trees"),
             ({"message_id": "1", "text": "t", "role": "prompter"}, "OpenAssistant message trees"),
-            ({"question_id": 1, "turns": ["q"]}, "questions without answers"),
-            ({"instruction": "i", "input": "x"}, "an unknown shape"),
-            ({"instruction": "i", "output": None}, "an unknown shape"),
+            ({"question_id": 1, "turns": ["q"]}, "lists of questions"),
+            ({"instruction": "i", "input": "x"}, "questions without answers"),
+            ({"instruction": "i", "output": None}, "questions without answers"),
+            ({"prompt": "p"}, "questions without answers"),
             ({}, "an unknown shape"),
         ],
     )
@@ -126,7 +127,8 @@ class TestDetection:
             "need a", "needs a"
         )
         assert "one row of messages" in refusal({"message_tree_id": "1"}).hint
-        assert "answers" in refusal({"turns": ["q"]}).hint
+        assert "a prompt of its own" in refusal({"turns": ["q"]}).hint
+        assert "training.method=rloo" in refusal({"prompt": "p"}).hint
         assert "question and answer" in refusal({"foo": 1}).hint
 
     def test_many_keys_are_cut(self):
@@ -153,10 +155,8 @@ class TestExplicitFormat:
 
     def test_it_does_not_make_preferences_trainable(self):
         error = refusal({"messages": [USER, ANSWER], "label": False}, format="messages")
-        assert (
-            error.message == "t.jsonl line 1: data.format=messages, but found preference data (keys: messages, label)"
-        )
-        assert "preference method" in error.hint
+        assert error.message == "t.jsonl line 1: data.format=messages, but found judged answers (keys: messages, label)"
+        assert "pairs of chosen and rejected" in error.hint
 
 
 class TestMessages:

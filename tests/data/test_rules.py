@@ -184,7 +184,8 @@ def test_tool_calls_and_empty_tool_results_are_no_empty_turns() -> None:
     ("value", "what"),
     [
         (row(""), "no text under output"),
-        ({"chosen": "a", "rejected": "b"}, "preference data"),
+        ({"messages": [{"role": "user", "content": "q"}], "label": True}, "judged answers"),
+        ({"chosen": "a", "rejected": "b"}, "no prompt"),
         ({}, "an unknown shape"),
     ],
 )

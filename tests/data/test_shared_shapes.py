@@ -80,13 +80,13 @@ def test_loss_weights_of_turns():
     [
         (
             "chat_samples/mt_bench_question.jsonl",
-            "line 1: questions without answers (keys: question_id, category, turns)",
+            "line 1: lists of questions (keys: question_id, category, turns)",
         ),
-        ("chat_samples/vicuna_bench_question.jsonl", "line 1: questions without answers"),
+        ("chat_samples/vicuna_bench_question.jsonl", "line 1: lists of questions"),
         ("chat_samples/oasst_en_100_tree.jsonl", "line 1: OpenAssistant message trees (keys: message_tree_id"),
         ("chat_samples/oasst_en_100_message.jsonl", "line 1: OpenAssistant message trees (keys: message_id"),
         ("preference/dpo_en_demo.json", "row 1: preference data (keys: conversations, chosen, rejected)"),
-        ("preference/kto_en_demo.json", "row 1: preference data (keys: messages, label)"),
+        ("preference/kto_en_demo.json", "row 1: judged answers (keys: messages, label)"),
         ("preference/v1_dpo_demo.jsonl", "line 1: preference data (keys: chosen_messages, rejected_messages)"),
         ("messy_instructions/messy.jsonl", "15 rows have no text under output: "),
         ("messy_instructions/conversation.missingturns.json", "1 row has an empty assistant turn: "),

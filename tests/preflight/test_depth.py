@@ -34,6 +34,18 @@ def test_two_depths_say_what_all_layers_say(overrides: list[str]) -> None:
     assert priced.process == pytest.approx(whole.process, rel=0.03)
 
 
+@pytest.mark.parametrize("method", ["dpo", "rloo", "grpo"])
+@pytest.mark.parametrize("overrides", [[], ["training.gradient_checkpointing=false", "data.max_length=512"]])
+def test_two_depths_say_it_of_every_method(method: str, overrides: list[str]) -> None:
+    """Also of the cache, which grows with depth, and of what the policy keeps while the reference reads."""
+    rewards = [] if method == "dpo" else ["rewards=[{type: length, max: 9}]"]
+    own = [f"training.method={method}", "data.packing=false", *rewards, *overrides]
+    spec = describe(load_config(PLAN, own), find_card("RTX 4090"))
+    whole, priced = predict(spec), price(spec)
+    assert priced.allocated == pytest.approx(whole.allocated, rel=1e-3)
+    assert priced.process == pytest.approx(whole.process, rel=0.03)
+
+
 def _family(name: str, folder: Path, layers: int, **changes: object) -> RunSpec:
     config = {
         "model": {"name_or_path": str(write_family(name, folder, num_hidden_layers=layers, **changes))},

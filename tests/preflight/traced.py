@@ -44,6 +44,12 @@ def described(
         },
         "output_dir": "none",
     }
+    methods = [setting.partition("=")[2] for setting in settings if setting.startswith("training.method=")]
+    if methods and methods[-1] != "sft":
+        config["training"]["loss_kernel"] = "fused_linear"
+    if methods and methods[-1] in ("rloo", "grpo"):
+        config["rollout"] = {"num_generations": 2, "max_completion_length": 16}
+        config["rewards"] = [{"type": "length", "max": 9}]
     for setting in settings:
         name, value = setting.split("=")
         section, key = name.split(".")

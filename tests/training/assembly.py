@@ -11,7 +11,7 @@ from finetune.config import load_config
 from finetune.data import LoadedData, load_data
 from finetune.model import build_model
 from finetune.spec import RunSpec, describe
-from finetune.training import Trainer, build_trainer
+from finetune.training import Watched, build_trainer
 
 torch.set_num_threads(1)  # the models are tiny: on a busy machine threads would only wait for each other
 
@@ -22,7 +22,7 @@ class Assembly:
 
     spec: RunSpec
     data: LoadedData
-    trainer: Trainer
+    trainer: Watched
 
     @property
     def model(self) -> torch.nn.Module:

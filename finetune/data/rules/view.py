@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.data.converters import examples_of
+from finetune.data.example import Example
 from finetune.data.faults import RowFault
-from finetune.data.formats import CONVERTERS, Example
 from finetune.data.rows import Row
-from finetune.data.shapes import REFUSED, FormatName, kinds_of
+from finetune.data.shapes import NAMES, FormatName, kinds_of, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,10 @@ class Texts:
     examples: tuple[Example, ...]
 
 
-def texts_of(value: dict[str, Any]) -> Texts:
-    """The texts of one row. Raises RowFault where the loader would refuse it."""
-    kind, read = _kind(value)
-    examples = tuple(CONVERTERS[kind](Row(read, "", 0), kind))
+def texts_of(value: dict[str, Any], method: str | None = None) -> Texts:
+    """The texts of one row. Raises RowFault where the loader would refuse it for `method`, or for any."""
+    kind, read = _kind(value, method)
+    examples = tuple(examples_of(Row(read, "", 0), kind, method))
     sides: dict[str, list[str]] = {"system": [], "asked": [], "answer": []}
     for example in examples:
         for side, text in _sides(example, value):
@@ -41,14 +42,14 @@ def texts_of(value: dict[str, Any]) -> Texts:
     return Texts(value, kind, system, tuple(sides["asked"]), tuple(sides["answer"]), asked, answers, examples)
 
 
-def _kind(value: dict[str, Any]) -> tuple[FormatName, dict[str, Any]]:
+def _kind(value: dict[str, Any], method: str | None) -> tuple[FormatName, dict[str, Any]]:
     """The format of one row, and the row as that reads it: without columns that are null, unless nothing is left."""
     filled = {key: item for key, item in value.items() if item is not None}
     for read in (filled, value):
         kind = kinds_of(read)[0]
-        if kind not in REFUSED:
+        if not refusal(kind, method):
             return kind, read
-    raise RowFault(kind, REFUSED[kind])
+    raise RowFault(NAMES.get(kind, kind), refusal(kind, method))
 
 
 def _sides(example: Example, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -58,6 +59,8 @@ def _sides(example: Example, value: dict[str, Any]) -> Iterator[tuple[str, str]]
         role, text = message["role"], message["content"]
         if not text:
             continue  # a turn of tool calls alone, or a tool that gives nothing back
+        if example.side == "rejected" and message is not example.messages[-1]:
+            continue  # seen with the other answer
         if role == "assistant" and message.get("train", True):
             yield "answer", text
         elif role == "system":

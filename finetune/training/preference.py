@@ -1,0 +1,80 @@
+"""Preferences: TRL's DPOTrainer on pairs that are already tokenised, with held-out margin and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from trl import DPOTrainer
+
+from finetune.training.watched import Shape, Watched
+
+Pair = dict[str, list[int]]
+"""`prompt_ids`, `chosen_ids` and `rejected_ids`."""
+
+
+class PreferenceTrainer(Watched, DPOTrainer):
+    """DPOTrainer whose reference policy is the base model itself, the adapter switched off: no second copy.
+
+    A margin is beta times how much more the policy than the reference prefers the better answer, in nats.
+    """
+
+    NAMES: ClassVar[dict[str, str]] = {
+        "rewards/margins": "margin",
+        "rewards/accuracies": "accuracy",
+        "rewards/chosen": "reward_chosen",
+        "rewards/rejected": "reward_rejected",
+    }
+
+    noise = None
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """The rows are tokenised."""
+        return dataset
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass; counts the batch."""
+        sides = inputs["input_ids"]
+        self.count(len(sides) // 2, inputs["attention_mask"].sum(), inputs["completion_mask"].sum())
+        with self.memory.follow(self.model, self.optimizer, sides.numel()):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    @torch.no_grad()
+    def held_out(self, rows: Sequence[Pair]) -> dict[str, float]:
+        """Mean DPO loss (Rafailov et al. 2023, equation 7), margin, and share of pairs with a margin above zero."""
+        was_training = self.model.training
+        self.model.eval()
+        size = self.rows_at_once
+        margins = torch.cat([self._margins(rows[start : start + size]) for start in range(0, len(rows), size)])
+        self.model.train(was_training)
+        return {
+            "loss": float(-torch.nn.functional.logsigmoid(margins).mean()),
+            "margin": float(margins.mean()),
+            "accuracy": float((margins > 0).double().mean()),
+        }
+
+    def largest_held_out(self) -> tuple[list[Pair], Shape]:
+        """The longest pairs."""
+        longest = sorted(self.eval_dataset, key=_longer, reverse=True)[: self.rows_at_once]
+        return longest, Shape("evaluation", 2 * len(longest), _longer(longest[0]))
+
+    def _margins(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        """Margins of a batch of pairs (pairs), in float64."""
+        batch = {key: value.to(self.args.device) for key, value in self.data_collator(pairs).items()}
+        mask = batch.pop("completion_mask")
+        labels = batch["input_ids"].masked_fill(mask == 0, -100)
+
+        def log_probs() -> torch.Tensor:
+            with self.accelerator.autocast():
+                output = self.model(**batch, labels=labels, fused_lm_head=True, use_cache=False)
+            return output.log_probs.double().sum(1)
+
+        with self.model.disable_adapter():
+            reference = log_probs()
+        chosen, rejected = (log_probs() - reference).chunk(2)
+        return self.beta * (chosen - rejected)
+
+
+def _longer(pair: Pair) -> int:
+    return len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))

@@ -1,0 +1,65 @@
+"""Supervised fine-tuning: TRL's SFTTrainer on rows that are already tokenised, masked and packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from trl import SFTTrainer
+
+from finetune.spec.loss import IGNORED, next_token_loss
+from finetune.training.evaluation import evaluate_model, largest_batch
+from finetune.training.noise import NoiseMeter
+from finetune.training.watched import Shape, Watched
+
+if TYPE_CHECKING:
+    from finetune.data import Encoded
+
+
+class SupervisedTrainer(Watched, SFTTrainer):
+    """SFTTrainer with a choice of loss kernel, held-out loss per token, and a count of what was learned from.
+
+    `noise` estimates the gradient noise scale of a run that accumulates, None where nothing does.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        accumulates = self.args.gradient_accumulation_steps > 1
+        self.noise = NoiseMeter(self) if self.spec.config.training.noise_scale and accumulates else None
+        if self.noise:
+            self.add_before_reporters(self.noise)
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass; counts the batch."""
+        labels = inputs["labels"]
+        trained = (labels != IGNORED).sum()
+        self.count(inputs.pop("rows").sum(), inputs.pop("tokens").sum(), trained)
+        with self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()):
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.noise:
+            self.noise.after_micro_batch(labels, trained)
+        return loss
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Negative log-likelihood per trained token of the whole effective batch."""
+        if self.spec.config.training.loss_kernel == "fused_linear":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**{key: value for key, value in inputs.items() if key != "labels"}, use_cache=False)
+        loss = next_token_loss(outputs.logits, inputs["labels"], num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def held_out(self, rows: Sequence[Encoded]) -> dict[str, float]:
+        """Held-out loss per trained token."""
+        return {"loss": evaluate_model(self.spec, self.model, rows, self.data_collator)}
+
+    def largest_held_out(self) -> tuple[list[Encoded], Shape]:
+        """See `Watched`."""
+        rows = largest_batch(self.spec, self.eval_dataset)
+        return rows, Shape("evaluation", len(rows), len(rows[0].input_ids))
