@@ -107,7 +107,8 @@ def plan_ahead(
     noise_scale: float | None = None,
 ) -> Plan:
     """The whole plan of a run, as `look_ahead` and with what follows from the number of examples."""
-    require_sense(config.training, examples, noise_scale)
+    answers = config.rollout.num_generations if config.training.online else 1
+    require_sense(config.training, None if examples is None else examples * answers, noise_scale)
     verdict, data = _look_ahead(config, gpu, with_data, examples)
     return make_plan(verdict, data=data, noise_scale=noise_scale)
 

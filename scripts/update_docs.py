@@ -39,6 +39,9 @@ COMMANDS = [
     "data map",
     "data needed",
     "data preview",
+    "senses",
+    "senses fit",
+    "senses predict",
 ]
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 
@@ -157,6 +160,8 @@ def pages() -> Iterator[tuple[Path, str]]:
         yield path, config_with_figures(path)
     yield REPO / "README.md", readme()
     yield from preflight_pages()
+    page = REPO / "docs" / "methods.md"
+    yield page, placed(page.read_text(encoding="utf-8"), "learned", benchmark("learned").table())
 
 
 def main(check: bool) -> int:

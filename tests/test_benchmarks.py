@@ -223,3 +223,12 @@ def test_results_name_no_machine(module: ModuleType) -> None:
     facts = module("environment").environment()
     assert facts["torch"] and facts["cpu"] and facts["cores"] >= 1
     assert "/" not in json.dumps(facts)
+
+
+def test_what_other_methods_learn_on_a_processor() -> None:
+    """The committed run of learned.py: a reward that rises within ten minutes."""
+    rloo = json.loads((BENCHMARKS / "results" / "learned_rloo.json").read_text(encoding="utf-8"))
+    reward = rloo["held_out"]["reward"]
+    assert reward["before"] < 0.5
+    assert reward["after"] >= 0.8
+    assert rloo["train"]["seconds"] < 600

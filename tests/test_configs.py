@@ -39,8 +39,13 @@ def test_it_loads_and_names_its_schema(path: Path) -> None:
     assert first == "# yaml-language-server: $schema=schema.json"
     config = load_config(path)
     assert config.output_dir == f"runs/{path.stem}"
-    assert (config.quantization.type, config.quantization.double_quant) == ("nf4", True)
     assert config.lora.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+@pytest.mark.parametrize("path", [*CARDS, REPO / "configs" / "quickstart.yaml"], ids=lambda path: path.stem)
+def test_a_plan_has_a_4_bit_base_and_recomputes(path: Path) -> None:
+    config = load_config(path)
+    assert (config.quantization.type, config.quantization.double_quant) == ("nf4", True)
     assert config.training.gradient_checkpointing
 
 

@@ -18,7 +18,7 @@ BELOW = {
     "spec": {"config", "cores", "errors"},
 }
 BELOW["embeddings"] = {"spec"} | BELOW["spec"]
-TOOLKITS = {"batching", "curation", "rl"}
+TOOLKITS = {"batching", "curation", "rl", "senses"}
 BELOW |= {toolkit: {"study", "embeddings"} | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
 BELOW |= {room: {"embeddings", "whole_file"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS}

@@ -79,6 +79,8 @@ def test_no_command_is_new_to_this_test() -> None:
         "finetune lab descent",
         "finetune lab batch",
         "finetune lab classic",
+        "python scripts/make_comparisons.py",
+        "finetune train configs/rloo_format.yaml",
     }
     assert set(commands()) == known
 
@@ -118,10 +120,22 @@ def test_looking_at_the_data(quickstart: Path, tmp_path: Path) -> None:
     assert "trustworthiness" in (tmp_path / "map.html").read_text(encoding="utf-8")
 
 
+def test_learning_from_a_reward(quickstart: Path, tmp_path: Path) -> None:
+    """One update of the README's run; benchmarks/learned.py has the whole."""
+    made = run("python scripts/make_comparisons.py")
+    assert made.returncode == 0, made.stderr
+    short = "training.max_steps=1 training.rehearsal=false rollout.trial_prompts=2 rollout.eval_prompts=4"
+    done = run(f"finetune train configs/rloo_format.yaml {short} output_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert 0 <= report["held_out"]["reward"]["before"] <= 1
+    assert report["train"]["rows"] == 32
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU this trains a 7B model")
 def test_a_7b_plan_without_a_gpu_says_what_it_needs(tmp_path: Path) -> None:
     for line in commands():
-        if line.startswith("finetune train"):
+        if line.startswith("finetune train configs/qlora"):
             done = run(f"{line} output_dir={tmp_path / 'run'}") if FINETUNE.exists() else pytest.skip("not installed")
             assert done.returncode == 3
             assert "this run needs a CUDA GPU" in done.stderr

@@ -9,7 +9,7 @@ import traceback
 import typer
 from rich.markup import escape
 
-from finetune.cli import line, machine, rows, runs
+from finetune.cli import line, machine, rows, runs, senses
 from finetune.cli.options import err
 from finetune.errors import FinetuneError
 
@@ -33,6 +33,10 @@ def _commands() -> typer.Typer:
     data.command("map")(rows.map_rows)
     data.command()(rows.needed)
     app.add_typer(data, name="data")
+    words = typer.Typer(no_args_is_help=True, help="Which sense a word has where it stands.")
+    words.command()(senses.fit)
+    words.command()(senses.predict)
+    app.add_typer(words, name="senses")
     return app
 
 

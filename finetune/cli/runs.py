@@ -15,14 +15,16 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Another file or hub id to evaluate on.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Held-out loss of a trained run, in nats per trained token."""
+    """Held-out loss of a trained run, in nats per trained token; of other methods margin, accuracy or reward."""
     from finetune import pipeline
 
     result = pipeline.evaluate(run, data, overrides or [])
     if as_json:
         print_json(result)
     else:
-        print(f"{result['eval_loss']:.6f}")
+        found = {key.removeprefix("eval_"): value for key, value in result.items() if key.startswith("eval_")}
+        for name, value in found.items():
+            print(f"{value:.6f}" if list(found) == ["loss"] else f"{name} {value:.6f}")
         say([f"over {result['trained_tokens']:,} trained tokens in {result['rows']:,} rows of {result['source']}"])
 
 

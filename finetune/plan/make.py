@@ -49,7 +49,9 @@ def make_plan(verdict: Verdict, *, data: DataSize | None = None, noise_scale: fl
 def _tokens(verdict: Verdict, data: DataSize | None) -> Tokens:
     """Rows of `max_length` where the data was not read: padding is counted as if it were text."""
     config, updates = verdict.spec.config, verdict.updates
-    each = data.tokens / data.examples if data else config.data.max_length
+    data = None if config.training.online else data  # how long completions will be stands in no data
+    rows = 2 if config.training.method == "dpo" else 1
+    each = data.tokens / data.examples if data else rows * config.data.max_length
     per_update = round(each * config.training.effective_batch_size)
     if updates is None or updates.examples is None:
         return Tokens(data is not None, per_update, None, None)
@@ -74,8 +76,8 @@ def _fuller_card(verdict: Verdict) -> Doubt | None:
 
 
 def _padding(verdict: Verdict, data: DataSize | None) -> Doubt | None:
-    config = verdict.spec.config.data
-    if data is None or config.packing or verdict.spec.config.training.micro_batch_size == 1:
+    config, training = verdict.spec.config.data, verdict.spec.config.training
+    if data is None or config.packing or training.micro_batch_size == 1 or training.method != "sft":
         return None
     full = data.tokens / data.examples / data.longest
     if full >= SPARSE:
@@ -88,8 +90,9 @@ def _padding(verdict: Verdict, data: DataSize | None) -> Doubt | None:
 
 
 def _length(verdict: Verdict, data: DataSize | None) -> Doubt | None:
-    longest, allowed = (data.longest, verdict.spec.config.data.max_length) if data else (0, 0)
-    if not data or verdict.spec.config.data.packing or 2 * longest > allowed:
+    config = verdict.spec.config
+    longest, allowed = (data.longest, config.data.max_length) if data else (0, 0)
+    if not data or config.data.packing or config.training.online or 2 * longest > allowed:
         return None
     return Doubt(
         f"the longest row has {longest:,} tokens, data.max_length is {allowed:,}: a shorter one loses nothing, and "

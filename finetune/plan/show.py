@@ -10,6 +10,8 @@ from finetune.plan.plan import Plan
 from finetune.spec import RunSpec
 
 GIB = 2**30
+KINDS = {"dpo": "pairs", "rloo": "completions", "grpo": "completions"}
+"""What an update's size counts, where it is not rows."""
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -58,7 +60,7 @@ def _memory(plan: Plan) -> tuple[str, str, str]:
 
 def _batch(plan: Plan) -> tuple[str, str, str]:
     training = plan.verdict.spec.config.training
-    kind = "packs" if plan.verdict.spec.config.data.packing else "rows"
+    kind = "packs" if plan.verdict.spec.config.data.packing else KINDS.get(training.method, "rows")
     size = training.effective_batch_size
     value = f"{training.micro_batch_size} x {training.gradient_accumulation_steps} = {size:,} {kind}"
     return "batch", value, f"{kind} at once x passes: the card sees the first number, the update their product"

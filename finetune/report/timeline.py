@@ -13,7 +13,7 @@ GIB = 2**30
 OTHER = "other"
 CAUSES = (
     "weights", "adapters", "optimiser", "gradients", "checkpoints", "layer activations", "logits and loss",
-    "dequantised weight", "workspace", "batch",
+    "dequantised weight", "workspace", "batch", "kv cache",
 )  # fmt: skip
 """From the bottom of the stack upwards: what stays through the update first. Any other cause counts as `other`."""
 

@@ -26,7 +26,7 @@ class A2CSettings:
     env_id: str = "CartPole-v1"
     steps: int = 500_000
     envs: int = 8
-    rollout: int = 5
+    rollout: int = 8
     gamma: float = 0.99
     lam: float = 0.95
     learning_rate: float = 2e-3
@@ -79,10 +79,10 @@ def train(
     seen, _ = envs.reset(seed=seed)
     steps = 0
     while steps < settings.steps and not looks.solved:
-        start = time.perf_counter()
+        start = time.process_time()
         rollout, seen = collect(envs, model, seen, settings, generator)
         update(model, optimizer, rollout, settings)
-        looks.outcome.seconds += time.perf_counter() - start
+        looks.outcome.seconds += time.process_time() - start
         steps += settings.envs * settings.rollout
         looks.look(steps, model.best)
     envs.close()

@@ -50,6 +50,25 @@ def residual_gradient(gamma: float = GAMMA) -> np.ndarray:
     return -error.T @ error / 7
 
 
+def held(period: int, gamma: float = GAMMA, step: float = STEP) -> np.ndarray:
+    """M, where `period` sweeps against a target that holds still are w = M w (8, 8): off-policy and bootstrapped as
+    ever, but each target is all but fitted before it moves."""
+    phi = features()
+    descent = np.eye(8) - step * phi.T @ phi / 7
+    pull = step * gamma * phi.T @ np.tile(phi[6], (7, 1)) / 7
+    found, power = np.zeros((8, 8)), np.eye(8)
+    for _ in range(period):
+        found, power = found + power @ pull, power @ descent
+    return found + power
+
+
+def growth(period: int) -> float:
+    """What `period` sweeps against a held target multiply the largest error by, in the long run: above 1 it diverges.
+    Taken over the weights that values depend on, one direction less than there are."""
+    seen = np.linalg.svd(features())[2][:7].T
+    return float(np.abs(np.linalg.eigvals(seen.T @ held(period) @ seen)).max())
+
+
 def sweep(matrix: np.ndarray, sweeps: int, step: float = STEP) -> np.ndarray:
     """Weights after each of `sweeps` updates, the start first (sweeps + 1, 8)."""
     found = [start()]

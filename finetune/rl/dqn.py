@@ -2,7 +2,8 @@
 
 Two crutches keep that from running away: replay breaks the correlation of what is learned from, and a target network
 holds the estimates still for a while. Double DQN (van Hasselt et al. 2016) chooses the next action by one network and
-values it by the other. Departures from the paper: small dense networks; soft start is `learning_starts` random steps.
+values it by the other. Departures from the papers: small dense networks; several environments side by side; rounds of
+many gradient steps between many environment steps, in place of one every four; Adam, and gradients cut by their norm.
 Shapes: E environments, B transitions of a batch.
 """
 
@@ -22,8 +23,8 @@ from finetune.rl.replay import Replay, Transitions
 
 @dataclass(frozen=True)
 class DQNSettings:
-    """Settings; steps are those of environments. `target_every=0` has no target network, `replay=False` learns from
-    the newest transitions alone."""
+    """Settings; steps are those of environments, but for `target_every`, which counts gradient steps. `target_every=0`
+    has no target network, `replay=False` learns from the newest transitions alone."""
 
     env_id: str = "CartPole-v1"
     steps: int = 50_000
@@ -53,6 +54,7 @@ class Agent:
         self.online = mlp(observation, actions, settings.hidden, torch.nn.ReLU)
         self.target = copy.deepcopy(self.online) if settings.target_every else self.online
         self.optimizer = torch.optim.Adam(self.online.parameters(), lr=settings.learning_rate)
+        self.updates = 0
 
     def best(self, observations_EO: torch.Tensor) -> torch.Tensor:
         """The actions of the highest value (E)."""
@@ -68,13 +70,16 @@ class Agent:
         return batch.rewards + self.settings.gamma * (1 - batch.terminated) * values_BA.gather(1, chosen_B1).squeeze(1)
 
     def learn(self, batch: Transitions) -> float:
-        """One gradient step on the Huber loss of the TD errors; returns it."""
+        """One gradient step on the Huber loss of the TD errors, which it returns; then `sync`, where it is time to."""
         values_B = self.online(batch.observations).gather(1, batch.actions.unsqueeze(1)).squeeze(1)
         loss = torch.nn.functional.smooth_l1_loss(values_B, self.targets(batch))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.online.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
+        self.updates += 1
+        if self.settings.target_every and self.updates % self.settings.target_every == 0:
+            self.sync()
         return float(loss.detach())
 
     def sync(self) -> None:
@@ -98,7 +103,7 @@ def train(
     seen, _ = envs.reset(seed=seed)
     steps, next_train = 0, settings.learning_starts
     while steps < settings.steps and (watch or not looks.solved):
-        start = time.perf_counter()
+        start = time.process_time()
         epsilon = _epsilon(settings, steps)
         actions = _explore(agent, seen, epsilon, generator)
         following, rewards, terminated, truncated, info = envs.step(actions)
@@ -106,19 +111,13 @@ def train(
         seen, steps = following, steps + settings.envs
         if steps >= next_train:
             next_train += settings.train_every
-            _study(agent, replay, settings)
-        looks.outcome.seconds += time.perf_counter() - start
+            for _ in range(settings.gradient_steps):
+                agent.learn(replay.sample(settings.batch))
+        looks.outcome.seconds += time.process_time() - start
         if looks.look(steps, agent.best) and watch:
             watch(steps, agent, replay)
     envs.close()
     return agent, looks.outcome
-
-
-def _study(agent: Agent, replay: Replay, settings: DQNSettings) -> None:
-    for step in range(settings.gradient_steps):
-        if settings.target_every and step % settings.target_every == 0:
-            agent.sync()
-        agent.learn(replay.sample(settings.batch))
 
 
 def _epsilon(settings: DQNSettings, steps: int) -> float:

@@ -27,7 +27,8 @@ Policy = Callable[[torch.Tensor], torch.Tensor]
 @dataclass
 class Outcome:
     """What a training gave: `curve` holds (environment steps, mean return of an evaluation); `solved_at` is the number
-    of steps at the first evaluation that solved it, None where none did; `seconds` are those of training alone."""
+    of steps at the first evaluation that solved it, None where none did; `seconds` are the processor's, of training
+    alone: on one thread those of the clock, had nobody else been on the machine."""
 
     curve: list[tuple[int, float]] = field(default_factory=list)
     solved_at: int | None = None

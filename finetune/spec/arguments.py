@@ -92,6 +92,7 @@ def _online(spec: RunSpec) -> dict[str, Any]:
         temperature=rollout.temperature,
         top_p=rollout.top_p,
         reward_weights=[reward.weight for reward in spec.config.rewards],
+        generation_kwargs={"use_cache": True},  # the model's own configuration says no, for training
     )
 
 

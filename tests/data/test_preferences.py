@@ -150,7 +150,7 @@ class TestPrompts:
             "rollout.num_generations=2",
             "rollout.max_completion_length=16",
         ]
-        return loaded(config_file, tmp_path, rows, *settings, *overrides)
+        return loaded(config_file, tmp_path, rows, *settings, "training.gradient_accumulation_steps=1", *overrides)
 
     def test_the_last_answer_is_the_rows_own(self, config_file: Path, tmp_path: Path) -> None:
         turns = [USER, GOOD, {"role": "user", "content": "again"}, BAD]
@@ -179,6 +179,12 @@ class TestPrompts:
         data = self.prompts(config_file, tmp_path, rows, "data.on_truncation=drop")
         assert (data.train.stats.rows, data.train.stats.dropped) == (1, 1)
         assert "train: 1 prompt that leave no room for a completion, left out" in data.notes
+
+    def test_fewer_prompts_than_an_update_answers_are_refused(self, config_file: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError) as caught:
+            self.prompts(config_file, tmp_path, [{"prompt": "What?"}], "training.gradient_accumulation_steps=2")
+        assert caught.value.message == "data.train has 1 prompt, but an update answers 2, each 2 times"
+        assert "training.gradient_accumulation_steps=2" in caught.value.hint
 
     def test_prompts_out_of_order_are_breaches(self, config_file: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:

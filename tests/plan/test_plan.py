@@ -16,7 +16,9 @@ from rich.console import Console
 from finetune.config import load_config
 from finetune.errors import ConfigError
 from finetune.pipeline import plan_ahead
-from finetune.plan import show_plan
+from finetune.plan import DataSize, make_plan, show_plan
+from finetune.preflight import find_card, preflight
+from finetune.spec import describe
 
 PLANS = sorted((REPO / "configs").glob("qlora_r16*.yaml"))
 FIFTY_THOUSAND = ["data.packing=false", "training.epochs=5", "training.max_steps=null"]
@@ -141,3 +143,21 @@ def test_a_noise_scale_below_the_batch_is_a_doubt() -> None:
     assert any("beyond the noise scale of 4" in doubt.why for doubt in plan.doubts)
     with pytest.raises(ConfigError, match="is not above zero"):
         plan_ahead(load_config(PLANS[0], []), "RTX 4090", noise_scale=0)
+
+
+@pytest.mark.parametrize(("method", "kind", "tokens"), [("dpo", "pairs", 2), ("grpo", "completions", 1)])
+def test_an_update_counts_what_the_method_learns_from(method: str, kind: str, tokens: int) -> None:
+    """A pair is two rows of `max_length`; a prompt is answered eight times. Neither can be packed."""
+    rewards = ["rewards=[{type: length, max: 9}]"] if method == "grpo" else []
+    keys = [f"training.method={method}", "data.packing=false", "training.max_steps=null", *rewards]
+    spec = describe(load_config(PLANS[0], keys), find_card("24GiB"))
+    training = spec.config.training
+    sparse = DataSize(examples=160, tokens=160 * 100, trained_tokens=160 * 50, longest=900)
+    plan = make_plan(preflight(spec, examples=sparse.examples), data=sparse)
+    size = f"{training.micro_batch_size} x {training.gradient_accumulation_steps} = {training.effective_batch_size}"
+    assert f"{size} {kind}" in shown(plan)
+    assert not any(doubt.change and "packing" in doubt.change for doubt in plan.doubts)
+    without = make_plan(preflight(spec))
+    assert without.tokens.per_update == tokens * training.effective_batch_size * spec.config.data.max_length
+    answers = 8 if method == "grpo" else 1
+    assert plan.updates.total == 160 * answers / training.effective_batch_size

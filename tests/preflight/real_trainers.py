@@ -44,10 +44,10 @@ def measured(spec: RunSpec, folder: Path) -> dict[str, int]:
         def watched(*args: Any, **kwargs: Any) -> Any:
             if phase == SCORING and torch.is_grad_enabled():  # part of a micro step
                 return method(*args, **kwargs)
-            live.peak = live._sum
+            before, live.peak = live.peak, live._sum
             result = method(*args, **kwargs)
             peaks[phase] = max(peaks[phase], live.peak)
-            live.peak = live._sum
+            live.peak = max(before, live.peak)  # a part may hold another
             return result
 
         setattr(owner, name, watched)
@@ -57,6 +57,8 @@ def measured(spec: RunSpec, folder: Path) -> dict[str, int]:
     if spec.config.training.online:
         watch(trainer, "_generate_single_turn", GENERATION)
         watch(trainer, "_get_per_token_logps_and_entropies", SCORING)
+    else:
+        watch(trainer.model, "forward", SCORING)
     with live:
         trainer.train()
     return peaks

@@ -89,10 +89,23 @@ def test_in_words() -> None:
     )
 
 
+def test_sampling_is_apart_and_at_least_what_reading_the_weights_takes() -> None:
+    """100.8 GB at the 1,008 GB/s of an RTX 4090: a tenth of a second, beside the rest and never part of it."""
+    plain = expected_time(find_card("RTX 4090"), UPDATE, 250)
+    sampled = expected_time(find_card("RTX 4090"), UPDATE, 250, sampled=100_800_000_000)
+    assert sampled.sampling == pytest.approx(0.1)
+    assert (sampled.update, sampled.total) == (plain.update, plain.total)
+    assert sampled.words() == plain.words() + "; sampling completions adds 0.1 s or more to each"
+    cpu = expected_time(Device("cpu", "CPU", 2**34, bf16=False), UPDATE, sampled=100_800_000_000)
+    assert cpu.sampling is None
+    assert cpu.words().endswith("; sampling completions not counted")
+
+
 def test_as_json() -> None:
     assert expected_time(find_card("RTX 3090"), 71.2e12, 2).to_json() == {
         "seconds_per_update": [2.0, 4.0],
         "seconds": [4.0, 8.0],
         "updates": 2,
+        "sampling_seconds_per_update": 0.0,
         "basis": "25% to 50% of 71.2 TFLOP/s in bfloat16, the RTX 3090's peak",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -9,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from families import write_family
 from repo import REPO
 from rich.console import Console
-from traced import CARD, described, highest, peaks
+from traced import CARD, CPU, described, highest, peaks
+from transformers import masking_utils
+from transformers.generation import GenerationMixin
+from transformers.generation import utils as generation
+from trl.trainer import utils
 
 from finetune.config import RunConfig, load_config
 from finetune.preflight import find_card, predict, preflight, sampling, show, solve
 from finetune.preflight.changes import changed, words
 from finetune.preflight.prediction import replay
 from finetune.preflight.preference import REFERENCE
-from finetune.preflight.rollout import OLD
+from finetune.preflight.rollout import OLD, Picked
 from finetune.preflight.sampling import DECODING, PREFILL
 from finetune.preflight.step import Batch
 from finetune.preflight.tape import ADAPTERS, CACHE, CHECKPOINTS, GRADIENTS, WEIGHTS
 from finetune.preflight.trace import trace, worst_batch
-from finetune.spec import RunSpec, describe
+from finetune.spec import Device, RunSpec, describe
 
 WIDE = {
     "vocab_size": 32_000, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 6,
@@ -154,6 +160,41 @@ def test_decoding_grows_with_completions_and_prefill_with_prompts(tmp_path: Path
     short, long = both(8), both(56)
     assert short[0] > long[0]
     assert short[1] == pytest.approx(long[1], rel=1e-3), "the same tokens in all"
+
+
+def test_on_a_card_the_head_reads_only_completions(tmp_path: Path) -> None:
+    """A tile of 2 x 16 tokens and 32,768 words in 16 bits; where there is no Triton, of all tokens, in float32."""
+
+    def tiles(device: Device) -> set[int]:
+        tape = tape_of(tmp_path, "grpo", device=device)
+        return {size for size, op in zip(tape.sizes, tape.ops, strict=True) if "aten.empty.memory_format" in op}
+
+    assert tiles(CARD) == {2 * 16 * 32_768 * 2}
+    assert tiles(CPU) == {2 * 63 * 32_768 * 4}
+
+
+def test_picked_rows_are_as_many_as_a_mask_picks() -> None:
+    """And their gradient as long as what they were picked from, as on real tensors."""
+    found = {}
+    for device in ("cpu", "meta"):
+        x = torch.ones(2, 5, 8, device=device, requires_grad=True)
+        mask = (torch.arange(10) % 3 == 0).view(2, 5).to(device)
+        with Picked(4) if device == "meta" else contextlib.nullcontext():
+            picked, labels = x[mask], torch.ones(2, 5, dtype=torch.long, device=device)[mask]
+        (gradient,) = torch.autograd.grad(picked.sum(), x)
+        found[device] = picked.shape, labels.shape, gradient.shape
+    assert found["meta"] == found["cpu"]
+
+
+@pytest.mark.parametrize("method", ["dpo", "rloo"])
+def test_a_trace_leaves_libraries_and_configuration_as_they_were(tmp_path: Path, method: str) -> None:
+    """The model's configuration too: a model built from it afterwards samples with a cache."""
+    spec = described(tmp_path, "mixtral", f"training.method={method}", device=CARD)
+    modules = [utils, generation, masking_utils, GenerationMixin]
+    before, config = [dict(vars(module)) for module in modules], spec.model_config.to_dict()
+    trace(spec)
+    assert [dict(vars(module)) for module in modules] == before
+    assert spec.model_config.to_dict() == config
 
 
 def test_one_token_completions_are_not_decoded(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_what_the_proof_covers() -> None:
         f"tiny models of {numbers[len(families)]} families, under each method and {numbers[settings]} settings"
         in SECTION
     )
-    assert f"within {test_methods_real.TOLERANCE:.0%} of the trace" in SECTION
+    assert f"within {100 * test_methods_real.TOLERANCE:g} % of the trace" in SECTION
     closed = " ".join(PAGE.split())
     draws = re.search(r"on (\d+) more of the other methods", closed)
     assert int(draws[1]) == test_closed_form_methods.DRAWS

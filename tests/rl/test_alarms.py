@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
+import gymnasium
 import numpy as np
 import torch
 
-from finetune.rl import dqn
-from finetune.rl.alarms import Alarms, measure
+from finetune.rl import ablation, dqn
+from finetune.rl.alarms import measure
 from finetune.rl.replay import Replay
 
-SHORT = dqn.DQNSettings(
-    hidden=64, steps=4_000, learning_starts=500, train_every=64, gradient_steps=32, evaluate_every=4_000
-)
+SHORT = dataclasses.replace(ablation.WHOLE, steps=4_000, learning_starts=500, evaluate_every=4_000)
 
 
 def test_of_constant_values() -> None:
@@ -30,17 +30,16 @@ def test_of_constant_values() -> None:
     assert (1 - 0.99**8) / 0.01 <= returned <= (1 - 0.99**11) / 0.01, "always to the left, CartPole lasts 8 to 11 steps"
 
 
-def watched(settings: dqn.DQNSettings) -> Alarms:
-    seen: list[Alarms] = []
-    dqn.train(settings, seed=0, watch=lambda steps, agent, replay: seen.append(measure(steps, agent, replay, seed=0)))
-    return seen[-1]
+def watched(name: str) -> dict[str, float | None]:
+    found = ablation.watch(name, seed=0, steps=4_000, learning_starts=500, evaluate_every=4_000)
+    return {key: column[-1] for key, column in found.items()}
 
 
 def test_without_a_target_network_values_run_away() -> None:
     bound = 1 / (1 - SHORT.gamma)
-    whole, broken = watched(SHORT), watched(dataclasses.replace(SHORT, target_every=0))
-    assert whole.doomed_value < bound and abs(whole.overestimation) < bound
-    assert broken.doomed_value > 100 * bound and broken.overestimation > 100 * bound
+    whole, broken = watched("whole"), watched("no target network")
+    assert whole["doomed_value"] < bound and abs(whole["overestimation"]) < bound
+    assert broken["doomed_value"] > 100 * bound and broken["overestimation"] > 100 * bound
 
 
 def test_without_replay_ends_of_episodes_come_and_go() -> None:
@@ -49,3 +48,24 @@ def test_without_replay_ends_of_episodes_come_and_go() -> None:
     settings = dataclasses.replace(SHORT, replay=False, evaluate_every=256)
     dqn.train(settings, seed=0, watch=lambda steps, agent, replay: shares.append(replay.terminal_share()))
     assert max(shares) > 3 * min(shares)
+
+
+def test_what_is_not_defined_is_none() -> None:
+    """Nothing has ended among the newest transitions: no value of doomed states, and JSON holds it."""
+    found = ablation.watch("no replay", seed=0, steps=1_200, learning_starts=500, evaluate_every=40)
+    nothing = [share == 0 for share in found["terminal_share"]]
+    assert any(nothing) and [value is None for value in found["doomed_value"]] == nothing
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_no_action_saves_a_doomed_cart() -> None:
+    """CartPole's next position and angle come of its velocities alone: where one action ends the episode, all do."""
+    env = gymnasium.make("CartPole-v1").unwrapped
+    for state in np.random.default_rng(0).uniform(-1, 1, (50, 4)) * [2.4, 3, 0.21, 3]:
+        following = []
+        for action in (0, 1):
+            env.reset()
+            env.state = state
+            following.append(env.step(action)[0])
+        assert np.array_equal(following[0][[0, 2]], following[1][[0, 2]])
+        assert not np.array_equal(following[0], following[1])

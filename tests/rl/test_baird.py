@@ -33,3 +33,20 @@ def test_without_one_of_the_three_it_does_not(matrix) -> None:
     weights = baird.sweep(matrix(), 5000)
     values = np.abs(weights @ baird.features().T)
     assert np.abs(weights).max() <= 12 and values[-1, 6] < 0.5 * values[0, 6]
+
+
+class TestATargetThatHoldsStill:
+    def test_for_one_sweep_it_is_the_semi_gradient(self) -> None:
+        assert np.allclose(baird.held(1), np.eye(8) + baird.STEP * baird.semi_gradient())
+
+    def test_it_is_sweeps_against_the_first_weights(self) -> None:
+        weights, phi = baird.start(), baird.features()
+        target = baird.GAMMA * np.full(7, phi[6] @ weights)
+        for _ in range(10):
+            weights = weights + baird.STEP * phi.T @ (target - phi @ weights) / 7
+        assert np.allclose(baird.held(10) @ baird.start(), weights)
+
+    def test_held_long_enough_nothing_diverges(self) -> None:
+        assert [baird.growth(period) > 1 for period in (1, 10, 50, 100, 1000)] == [True, True, True, False, False]
+        values = baird.features() @ np.linalg.matrix_power(baird.held(1000), 500) @ baird.start()
+        assert np.abs(values).max() < 12 * 0.99**300

@@ -82,7 +82,7 @@ def test_out_of_memory_is_a_message(tmp_path, config_file, monkeypatch, step):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has ...")
 
     if step == 0:
-        monkeypatch.setattr(pipeline.Trainer, "evaluate", lambda self: exhaust(0))
+        monkeypatch.setattr(pipeline.Watched, "evaluate", lambda self: exhaust(0))
     monkeypatch.setattr(pipeline, "ProgressBar", Full)
     with pytest.raises(DoesNotFit) as caught:
         pipeline.train(load_config(config_file), Console(file=io.StringIO()))
