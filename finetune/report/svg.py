@@ -19,7 +19,8 @@ WIDE, NARROW, SMALL = (860, 300), (380, 260), (400, 170)  # viewBox units; near 
 # matplotlib writes colours as hex; these stand for the CSS variables of the same name.
 VARIABLES = (
     "ink", "muted", "rule", "train", "held-out", "paper", "weights", "adapters", "optimiser", "gradients",
-    "checkpoints", "layer-activations", "logits-and-loss", "dequantised-weight", "workspace", "batch", "kv-cache", "other",
+    "checkpoints", "layer-activations", "logits-and-loss", "dequantised-weight", "workspace", "batch", "kv-cache",
+    "other",
 )  # fmt: skip
 INK = {name: "#" + f"{number:02x}" * 3 for number, name in enumerate(VARIABLES, 1)}
 
