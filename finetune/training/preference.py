@@ -42,7 +42,10 @@ class PreferenceTrainer(Watched, DPOTrainer):
 
     @torch.no_grad()
     def held_out(self, rows: Sequence[Pair]) -> dict[str, float]:
-        """Mean DPO loss (Rafailov et al. 2023, equation 7), margin, and share of pairs with a margin above zero."""
+        """Mean DPO loss (Rafailov et al. 2023, equation 7), margin, and share of pairs with one above zero.
+
+        A margin of exactly zero, as every one is before the first update, counts half: neither answer is preferred.
+        """
         was_training = self.model.training
         self.model.eval()
         size = self.rows_at_once
@@ -51,7 +54,7 @@ class PreferenceTrainer(Watched, DPOTrainer):
         return {
             "loss": float(-torch.nn.functional.logsigmoid(margins).mean()),
             "margin": float(margins.mean()),
-            "accuracy": float((margins > 0).double().mean()),
+            "accuracy": float((margins.sign().mean() + 1) / 2),
         }
 
     def largest_held_out(self) -> tuple[list[Pair], Shape]:
