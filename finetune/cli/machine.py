@@ -19,6 +19,7 @@ LABS = {
     "reinforce": "finetune.rl.reinforce_lab",
     "actor-critic": "finetune.rl.actor_critic_lab",
     "dqn": "finetune.rl.dqn_lab",
+    "sequence": "finetune.sequence.sequence_lab",
 }
 """Studies by name, each a module with a function `run`."""
 

@@ -72,6 +72,12 @@ class LoadedData:
             return [prompt + max(sides) for prompt, *sides in zip(*columns.values(), strict=True)]
         return [tokens + self.completion for tokens in columns["input_ids"]]
 
+    def row_lengths(self) -> list[int]:
+        """The same, of a pack for each of its rows."""
+        if "seq_lengths" not in self.train_dataset.features:
+            return self.lengths()
+        return [tokens for pack in self.train_dataset["seq_lengths"] for tokens in pack]
+
     @property
     def held_out(self) -> list[Any] | None:
         """The held-out rows as the trainer of the method takes them: pairs, prompts, or rows with labels."""

@@ -2,6 +2,7 @@
 
 plan.py   what a plan holds, and its JSON
 make.py   from a verdict and the size of the data to a plan, with what it would change
+attention.py   what attention is of the operations, and what another kernel saves
 show.py   a plan for people
 """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from finetune.batching import Doubt, require_enough, scaling_doubts
 from finetune.config import TrainingConfig
 from finetune.errors import ConfigError
+from finetune.plan.attention import attention_doubts, attention_share
 from finetune.plan.plan import Plan, Tokens
 from finetune.preflight import Verdict, larger_micro_batch
 
@@ -18,12 +19,14 @@ FULL_TOKENS = 4096
 
 @dataclass(frozen=True)
 class DataSize:
-    """What was counted in data that was read: examples (rows or packs), tokens without padding, trained ones."""
+    """What was counted in data that was read: examples (rows or packs), tokens without padding, trained ones, the
+    longest example's, and those of each row before packing."""
 
     examples: int
     tokens: int
     trained_tokens: int
     longest: int
+    lengths: tuple[int, ...] = ()
 
 
 def require_sense(training: TrainingConfig, examples: int | None, noise_scale: float | None) -> None:
@@ -43,7 +46,8 @@ def make_plan(verdict: Verdict, *, data: DataSize | None = None, noise_scale: fl
     require_sense(training, updates.examples if updates else None, noise_scale)
     doubts = scaling_doubts(training, updates, noise_scale)
     doubts += [doubt for doubt in (_fuller_card(verdict), _padding(verdict, data), _length(verdict, data)) if doubt]
-    return Plan(verdict, _tokens(verdict, data), doubts)
+    attention = attention_share(verdict, data.lengths if data else None)
+    return Plan(verdict, _tokens(verdict, data), attention, doubts + attention_doubts(verdict, attention))
 
 
 def _tokens(verdict: Verdict, data: DataSize | None) -> Tokens:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.batching import Doubt, Updates
+from finetune.plan.attention import AttentionShare
 from finetune.preflight import Verdict
 
 
@@ -26,6 +27,7 @@ class Plan:
 
     verdict: Verdict
     tokens: Tokens
+    attention: AttentionShare
     doubts: list[Doubt] = field(default_factory=list)
 
     @property
@@ -41,7 +43,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The object that `finetune plan --json` prints: that of `preflight --json`, and more."""
         seen = self.verdict.to_json()
-        spec, updates, tokens = self.verdict.spec, self.updates, self.tokens
+        spec, updates, tokens, attention = self.verdict.spec, self.updates, self.tokens, self.attention
         return seen | {
             "batch": seen["batch"] | {
                 "effective_batch_size": spec.config.training.effective_batch_size,
@@ -57,6 +59,10 @@ class Plan:
             "tokens": {
                 "exact": tokens.exact, "per_step": tokens.per_update, "per_epoch": tokens.per_epoch,
                 "total": tokens.total,
+            },
+            "attention": {
+                "kernel": attention.kernel, "share": attention.now.share, "saved_by_least": attention.saved,
+                "half_from_tokens": attention.half_from,
             },
             "doubts": [{"why": doubt.why, "change": doubt.change} for doubt in self.doubts],
         }  # fmt: skip

@@ -30,7 +30,7 @@ def show_plan(plan: Plan, console: Console) -> None:
 def _lines(plan: Plan) -> list[tuple[str, str, str]]:
     verdict = plan.verdict
     lines = [_parameters(verdict.spec), _adapter(verdict.spec), _memory(plan), _batch(plan)]
-    lines += [_updates(plan), _warmup(plan), _rate(verdict.spec), _compute(plan), _tokens(plan)]
+    lines += [_updates(plan), _warmup(plan), _rate(verdict.spec), _compute(plan), _attention(plan), _tokens(plan)]
     lines.append(("time", verdict.duration.words().removeprefix("time "), verdict.duration.basis))
     return lines
 
@@ -101,6 +101,15 @@ def _compute(plan: Plan) -> tuple[str, str, str]:
     value = f"{plan.verdict.flops_per_update:.3g} FLOP an update" + (f", {plan.flops:.3g} in all" if plan.flops else "")
     recomputed = plan.verdict.spec.config.training.gradient_checkpointing
     return "compute", value, "counted in the trace" + (", recomputation included" if recomputed else "")
+
+
+def _attention(plan: Plan) -> tuple[str, str, str]:
+    share = plan.attention
+    half = (
+        f"half of it from {share.half_from:,} tokens" if share.half_from else "never half of it: its windows are narrow"
+    )
+    value = f"{share.now.share:.1%} of a forward pass at {share.tokens:,} tokens"
+    return "attention", value, f"scores and values as {share.kernel} computes them; {half}"
 
 
 def _tokens(plan: Plan) -> tuple[str, str, str]:

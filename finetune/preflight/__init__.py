@@ -23,6 +23,9 @@ from finetune.preflight.hardware import find_card
 from finetune.preflight.prediction import Prediction, predict
 from finetune.preflight.show import show
 from finetune.preflight.step import Batch
-from finetune.preflight.verdict import Verdict, larger_micro_batch, preflight, solve
+from finetune.preflight.verdict import Verdict, larger_micro_batch, preflight, priced, solve
 
-__all__ = ["Batch", "Prediction", "Verdict", "find_card", "larger_micro_batch", "predict", "preflight", "show", "solve"]
+__all__ = [
+    "Batch", "Prediction", "Verdict", "find_card", "larger_micro_batch", "predict", "preflight", "priced", "show",
+    "solve",
+]  # fmt: skip

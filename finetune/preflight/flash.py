@@ -37,14 +37,14 @@ def flash_stood_in(tape: Tape, *, padded: bool) -> Iterator[None]:
 def _forward(tape: Tape) -> Callable[..., torch.Tensor]:
     def forward(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attention_mask: torch.Tensor | None,
-        target_dtype: torch.dtype | None = None, **_: Any,
+        target_dtype: torch.dtype | None = None, sliding_window: int | None = None, **_: Any,
     ) -> torch.Tensor:  # fmt: skip
         """`_flash_attention_forward`: q (b, s, h, d), k and v (b, s, h or fewer, d), in 16 bits."""
         q, k, v = (x.to(target_dtype) if target_dtype else x for x in (q, k, v))
         if attention_mask is not None:  # padding is cut out, and put back into the output
             q, k, v = (x.clone() for x in (q, k, v))
         heads_first = [x.transpose(1, 2) for x in (q, k, v)]
-        flops = attention_flops(heads_first[0], heads_first[1], causal=True)
+        flops = attention_flops(heads_first[0], heads_first[1], causal=True, window=sliding_window)
         out = Attention.apply(*heads_first, None, "flash", tape, flops).transpose(1, 2)
         return out.clone() if attention_mask is not None else out
 

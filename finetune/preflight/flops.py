@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from finetune.sequence import mixing, pairs
+
 
 def flops_of(operation: str, args: tuple) -> int:
     """Operations of a matrix product, 0 for anything else."""
@@ -13,14 +15,14 @@ def flops_of(operation: str, args: tuple) -> int:
     return rule(args) if rule else 0
 
 
-def attention_flops(q: torch.Tensor, k: torch.Tensor, *, causal: bool) -> int:
-    """Forward pass of attention: scores and their product with the values, 2 x 2 b h s s d; half where causal.
+def attention_flops(q: torch.Tensor, k: torch.Tensor, *, causal: bool, window: int | None = None) -> int:
+    """Forward pass of attention: scores and their product with the values, over the pairs that are looked at.
 
     q (b, h, s, d), k (b, h or fewer, s, d). The backward pass makes five products of the two (Dao 2023,
     arXiv:2307.08691).
     """
     batch, heads, tokens, size = q.shape
-    return 4 * batch * heads * tokens * k.shape[2] * size // (2 if causal else 1)
+    return batch * sum(mixing(pairs(tokens, k.shape[2], causal=causal, window=window), heads, size).values())
 
 
 def _mm(args: tuple) -> int:

@@ -163,8 +163,8 @@ class Kernels(TorchFunctionMode):
         groups = q.shape[1] // k.shape[1]
         if kernel == "efficient" and groups > 1:
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        causal = bool(kwargs.get("is_causal")) and kernel != "cpu"
-        return Attention.apply(q, k, v, attn_mask, kernel, self._tape, attention_flops(q, k, causal=causal))
+        flops = attention_flops(q, k, causal=bool(kwargs.get("is_causal")))
+        return Attention.apply(q, k, v, attn_mask, kernel, self._tape, flops)
 
     def _reads_half(self, x: torch.Tensor, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> bool:
         """CUDA's softmax turns float16 into float32 on the way (`softmax`, SoftMax.cpp); bfloat16 is cast before."""

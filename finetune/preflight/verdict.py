@@ -9,7 +9,7 @@ from typing import Any
 from finetune.batching import Updates, count_updates
 from finetune.errors import ConfigError, DoesNotFit
 from finetune.preflight.advice import Advice, advise
-from finetune.preflight.changes import Prices, changed
+from finetune.preflight.changes import Changes, Prices, changed
 from finetune.preflight.disk import Disk, disk_needs
 from finetune.preflight.duration import Duration, expected_time, sampled_bytes
 from finetune.preflight.hardware import context_bytes
@@ -170,6 +170,11 @@ def larger_micro_batch(spec: RunSpec) -> tuple[int, int] | None:
             break
         found = rows, process
     return found
+
+
+def priced(spec: RunSpec, changes: Changes) -> int:
+    """Bytes of the process of a run with `section.key` set to other values."""
+    return Prices(spec)(changes).process
 
 
 def needed(spec: RunSpec, prediction: Prediction) -> int:

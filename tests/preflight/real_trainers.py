@@ -12,9 +12,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from finetune.live_tensors import LiveTensors
 from finetune.model import build_model
 from finetune.spec import RunSpec
-from finetune.training.memory import LiveTensors, _held
+from finetune.training.memory import _held
 from finetune.training.trainer import adapter_untouched
 
 GENERATION, SCORING, MICRO_STEP = "generation", "scoring", "micro step"
