@@ -121,7 +121,8 @@ def _look_ahead(
         return preflight(spec, examples=examples), None
     data = load_data(spec)
     stats = data.train.stats
-    size = DataSize(len(data.train_dataset), stats.tokens, stats.trained_tokens, stats.longest)
+    lengths = tuple(data.row_lengths())
+    size = DataSize(len(data.train_dataset), stats.tokens, stats.trained_tokens, stats.longest, lengths)
     return preflight(spec, batch=largest_batch(spec, data), examples=size.examples), size
 
 
@@ -154,6 +155,25 @@ def evaluate(path: Path, data_eval: str | None = None, overrides: Sequence[str] 
         found = {f"eval_{name}": value for name, value in trainer.held_out(data.held_out).items()}
     stats = data.eval.stats
     return {**found, "rows": stats.rows, "trained_tokens": stats.trained_tokens, "source": stats.source}
+
+
+def forgetting(path: Path, rows_file: Path | None = None) -> dict[str, Any]:
+    """What training did to the meaning of words: base and tuned model of a run on marked rows, `rows_file` in the
+    format of `finetune senses`, or sentences of our own. Raises the errors of `finetune.errors`."""
+    from finetune.data.files import read_file  # here: training needs none of it, nor the memory it takes
+    from finetune.senses import require_senses, sense_rows
+    from finetune.senses.forgetting import PROBE, compare, require_two_of_each
+
+    run = RunDir.open(path)
+    spec = describe(run.config())
+    name = str(rows_file or PROBE.name)
+    placed = read_file(rows_file.expanduser() if rows_file else PROBE, name)
+    rows = sense_rows(placed, name, labelled=True)
+    require_senses(rows, name)
+    require_two_of_each(rows, name)
+    tokenizer = load_tokenizer(spec.source, spec.config.data.chat_template)
+    found = compare(load_trained(spec, run.adapter), tokenizer, rows, [value["text"] for _, value in placed])
+    return {"source": name, **found}
 
 
 def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]], str]:

@@ -39,6 +39,7 @@ COMMANDS = [
     "data map",
     "data needed",
     "data preview",
+    "data senses",
     "senses",
     "senses fit",
     "senses predict",

@@ -64,6 +64,7 @@ def test_no_command_is_new_to_this_test() -> None:
         "finetune data curate configs/quickstart.yaml --out runs/curated",
         "finetune data map data/quickstart/train.jsonl --out runs/map.html",
         "finetune eval runs/quickstart",
+        "finetune eval runs/quickstart --forgetting",
         'finetune chat runs/quickstart --prompt "What does `itertools.chain` do in Python?"',
         "docker build -t finetune .",
         "mkdir -p runs",
@@ -98,6 +99,9 @@ def test_using_the_run(quickstart: Path) -> None:
     evaluated = run(f"finetune eval {quickstart}")
     assert evaluated.returncode == 0, evaluated.stderr
     assert float(evaluated.stdout) == pytest.approx(report["eval_loss"]["after"], rel=1e-3)
+    compared = run(f"finetune eval {quickstart} --forgetting")
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.splitlines()[-1] == "kept", "two updates"
     line = next(line for line in commands() if line.startswith("finetune chat"))
     line = line.replace('"', "'").replace("runs/quickstart", str(quickstart)) + " --max-new-tokens 8"
     answered = run(line)

@@ -9,7 +9,7 @@ import traceback
 import typer
 from rich.markup import escape
 
-from finetune.cli import line, machine, rows, runs, senses
+from finetune.cli import line, machine, rows, runs, senses, terms
 from finetune.cli.options import err
 from finetune.errors import FinetuneError
 
@@ -32,6 +32,7 @@ def _commands() -> typer.Typer:
     data.command("preview")(rows.show_rows)
     data.command("map")(rows.map_rows)
     data.command()(rows.needed)
+    data.command()(terms.senses)
     app.add_typer(data, name="data")
     words = typer.Typer(no_args_is_help=True, help="Which sense a word has where it stands.")
     words.command()(senses.fit)

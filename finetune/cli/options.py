@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, TaskID, TimeElapsedColumn
 
 err = Console(stderr=True)
 
@@ -35,3 +37,17 @@ def say(lines: Iterable[str]) -> None:
     """Lines for people, on stderr, as they are."""
     for line in lines:
         err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr for each step that is begun."""
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=err) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(step: str, share: float) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=1)
+            bars.update(tasks[step], completed=share)
+
+        yield update

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TaskID, TimeElapsedColumn
 
-from finetune.cli.options import Config, Json, Overrides, err, print_json, say
+from finetune.cli.options import Config, Json, Overrides, print_json, say, steps
 from finetune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -135,24 +132,10 @@ def curate(
     from finetune.data.curation_results import show_receipt
 
     job = curation.config_job(settings) if is_config else curation.file_job(source, settings, evaluated)
-    with _steps() as progress:
+    with steps() as progress:
         receipt = curation.curate(job, out.expanduser(), progress)
     print_json(receipt) if as_json else show_receipt(receipt, Console())
     say([f"wrote {out}/curated.jsonl, dropped.jsonl and receipt.json"])
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str, float], None]]:
-    """A bar on stderr for each step that is begun."""
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=err) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def update(step: str, share: float) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=1)
-            bars.update(tasks[step], completed=share)
-
-        yield update
 
 
 def map_rows(
@@ -184,7 +167,7 @@ def map_rows(
     from finetune.embeddings import open_encoder
 
     opened = open_encoder(encoder, model)
-    with _steps() as progress:
+    with steps() as progress:
         encoded = partial(progress, "encoding")
         made = map_file(path, opened, method=method, limit=limit, losses=losses, progress=encoded)
     write_page(out, made.page(color))

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from finetune.cli.options import DataOverrides, Json, Run, err, print_json, say
+from finetune.errors import ConfigError
+
+FIGURES = {
+    "separation": "sense separation",
+    "accuracy": "nearest sense",
+    "pairs": "pairs",
+    "loss": "loss a token",
+}
+"""Figures of the forgetting check, as they are shown."""
 
 
 def evaluate(
     run: Run,
     overrides: DataOverrides = None,
     data: Annotated[str | None, typer.Option(help="Another file or hub id to evaluate on.")] = None,
+    forgetting: Annotated[
+        bool, typer.Option("--forgetting", help="Instead: what training did to the meaning of words.")
+    ] = False,
+    rows: Annotated[
+        Path | None, typer.Option(help="With --forgetting: marked rows of your own, as `senses fit` takes them.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Held-out loss of a trained run, in nats per trained token; of other methods margin, accuracy or reward."""
+    if forgetting:
+        _forgetting(run, [*(["--data"] if data else []), *(overrides or [])], rows, as_json)
+        return
+    if rows:
+        raise ConfigError(f"--rows {rows}: are for the forgetting check", "add --forgetting")
     from finetune import pipeline
 
     result = pipeline.evaluate(run, data, overrides or [])
@@ -26,6 +49,37 @@ def evaluate(
         for name, value in found.items():
             print(f"{value:.6f}" if list(found) == ["loss"] else f"{name} {value:.6f}")
         say([f"over {result['trained_tokens']:,} trained tokens in {result['rows']:,} rows of {result['source']}"])
+
+
+def _forgetting(run: Path, unused: list[str], rows: Path | None, as_json: bool) -> None:
+    if unused:
+        hint = "leave it out; --rows FILE takes marked rows of your own"
+        raise ConfigError(f"{unused[0]}: --forgetting reads no data of the run", hint)
+    from finetune import pipeline
+
+    found = pipeline.forgetting(run, rows)
+    print_json(found) if as_json else _show_forgetting(found, Console())
+
+
+def _show_forgetting(found: dict[str, Any], console: Console) -> None:
+    if "change" in found:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("", "base", "tuned", "change", "95 % interval", "limit", ""):
+            table.add_column(column, justify="right" if column else "left")
+        for key, name in FIGURES.items():
+            base, tuned = found["base"][key], found["tuned"][key]
+            if base is None:
+                continue
+            change = found["change"].get(key, [tuned - base])
+            interval = f"{change[1]:+.3f} to {change[2]:+.3f}" if len(change) > 1 else ""
+            limit = f"{found['limits'][key]:+.2f}" if key in found["limits"] else ""
+            judged = found["verdicts"].get(key, "")
+            table.add_row(name, f"{base:.3f}", f"{tuned:.3f}", f"{change[0]:+.3f}", interval, limit, judged)
+        console.print(table)
+    reason = f": {found['reason']}" if "reason" in found else ""
+    over = f"{found['rows']:,} rows of {found['words']:,} words ({found['source']})"
+    print(f"{found['verdict']}{reason}")
+    say([f"over {over}; forgotten: an interval wholly beyond its limit; kept: every one within"])
 
 
 def chat(

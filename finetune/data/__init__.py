@@ -18,6 +18,7 @@ check.py      defects found without a model: lines.py by bytes, rules/ by row an
               findings.py serve it
 map.py         rows as points of one page; map_colours.py and losses.py colour them
 labelled.py    texts with labels, from columns
+terms.py       the senses of chosen terms; term_results.py shows them
 curate.py     a new file of the rows worth keeping: stream.py, vectors.py, curation_state.py, curation_vectors.py,
               curation_steps.py and curation_results.py serve it
 preview.py    examples with the trained tokens coloured

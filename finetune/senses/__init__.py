@@ -9,6 +9,10 @@ induced.py     multi-sense embeddings: occurrences clustered, senses named by la
 glosses.py     zero-shot by definitions
 baselines.py   the commonest sense, and a bag of words
 validation.py  parts of the training rows held out in turn
+terms.py       chosen terms, and where they stand in a text
+usage.py       the senses that a term is used in, told or induced
+collisions.py  senses that two sets do not share, and those that collide in one
+forgetting.py  base and tuned model on the sentences of probe.jsonl
 scores.py      accuracy and recall with intervals, confusion, pairs, separation
 """
 

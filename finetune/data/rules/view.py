@@ -33,7 +33,11 @@ class Texts:
 def texts_of(value: dict[str, Any], method: str | None = None) -> Texts:
     """The texts of one row. Raises RowFault where the loader would refuse it for `method`, or for any."""
     kind, read = _kind(value, method)
-    examples = tuple(examples_of(Row(read, "", 0), kind, method))
+    return sides_of(value, kind, tuple(examples_of(Row(read, "", 0), kind, method)))
+
+
+def sides_of(value: dict[str, Any], kind: FormatName, examples: tuple[Example, ...]) -> Texts:
+    """The texts of a row that has been converted to examples."""
     sides: dict[str, list[str]] = {"system": [], "asked": [], "answer": []}
     for example in examples:
         for side, text in _sides(example, value):
