@@ -13,7 +13,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from checked_page import Page
 from repo import REPO
+from scipy.stats import binomtest
 
 from finetune.config import load_config
 
@@ -226,9 +228,22 @@ def test_results_name_no_machine(module: ModuleType) -> None:
 
 
 def test_what_other_methods_learn_on_a_processor() -> None:
-    """The committed run of learned.py: a reward that rises within ten minutes."""
+    """The committed runs of learned.py: a reward that rises within ten minutes, and preferences that are learnt."""
     rloo = json.loads((BENCHMARKS / "results" / "learned_rloo.json").read_text(encoding="utf-8"))
     reward = rloo["held_out"]["reward"]
     assert reward["before"] < 0.5
     assert reward["after"] >= 0.8
     assert rloo["train"]["seconds"] < 600
+    dpo = json.loads((BENCHMARKS / "results" / "learned_dpo.json").read_text(encoding="utf-8"))
+    margin, accuracy = dpo["held_out"]["margin"], dpo["held_out"]["accuracy"]
+    assert (margin["before"], accuracy["before"]) == (0, 0.5)
+    assert margin["after"] > 0.1
+    assert accuracy["after"] > 0.6
+    rows = dpo["data"]["eval"]["rows"]
+    chance = binomtest(round(accuracy["after"] * rows), rows).proportion_ci(method="wilson")
+    page = Page(BENCHMARKS.parent / "docs" / "methods.md")
+    page.says(f"`dpo` learnt from {dpo['data']['train']['rows']} preferences of")
+    page.says(f"rows up to {dpo['overrides'][3].partition('=')[2]} tokens) on one busy thread")
+    right = f"in {round(accuracy['after'] * rows)} of {rows} held-out pairs"
+    page.says(f"{right} (95 % interval {chance.low:.2f} to {chance.high:.2f})")
+    assert dpo["held_out"]["loss"]["after"] > dpo["held_out"]["loss"]["before"], "the page says so"
