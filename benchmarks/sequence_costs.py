@@ -38,12 +38,12 @@ def main() -> None:
         "rates": rates,
         "recall": lambda: {"updates": UPDATES, "models": studies.recalled(GAPS, UPDATES, SEEDS, _say)},
     }
-    result = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.exists() else {}
     for name in options.only or parts:
-        result[name] = {**parts[name](), "environment": environment()}
+        found = {**parts[name](), "environment": environment()}
         print(name, "done", flush=True)
         if options.json:
-            options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            result = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+            options.json.write_text(json.dumps(result | {name: found}, indent=1) + "\n", encoding="utf-8")
 
 
 def rates() -> dict[str, Any]:

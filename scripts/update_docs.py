@@ -2,7 +2,8 @@
 
     python scripts/update_docs.py            writes them
     python scripts/update_docs.py --check    exits 1 where one is out of date, naming it
-    python scripts/update_docs.py --labs     writes the tables and pictures of docs/fundamentals, running every study
+    python scripts/update_docs.py --labs [NAME ...]    writes the tables and pictures of docs/fundamentals, running the
+                                             studies of these names or every one
 
 tests/test_docs.py runs the check; the pages of docs/fundamentals have tests of their own, which run the studies.
 """
@@ -44,6 +45,8 @@ COMMANDS = [
     "senses fit",
     "senses predict",
 ]
+RESULT_PAGES = ("rl_pages", "sequence_pages")
+"""Modules of benchmarks/ that make tables and pictures of committed results for docs/fundamentals."""
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 
 
@@ -129,23 +132,25 @@ def preflight_pages() -> Iterator[tuple[Path, str]]:
     yield drawing, drawn if digest in drawn else benchmark("accuracy_page").picture(results, digest)
 
 
-def fundamentals() -> None:
-    """Runs every study and writes its tables and pictures into docs/fundamentals."""
+def fundamentals(names: list[str]) -> None:
+    """Runs the studies of these names, every one where none is given, and writes tables and pictures into
+    docs/fundamentals."""
     from plan_page import plan_block, predictions, table
 
     from finetune.cli.machine import LABS
     from finetune.study import markdown_table
 
     folder = REPO / "docs" / "fundamentals"
-    blocks = {"choices": markdown_table(table(predictions())), "plan": plan_block()}
-    blocks |= {made.name: markdown_table(made) for made in benchmark("rl_pages").tables()}
-    for plot in benchmark("rl_pages").plots():
-        (folder / f"{plot.name}.svg").write_text(plot.svg(), encoding="utf-8")
-    for module in LABS.values():
-        study = importlib.import_module(module).run()
+    blocks, drawn = {"choices": markdown_table(table(predictions())), "plan": plan_block()}, {}
+    for name in names or LABS:
+        study = importlib.import_module(LABS[name]).run()
         blocks |= {f"{study.name}-{made.name}": markdown_table(made) for made in study.tables if made.name}
-        for plot in study.plots:
-            (folder / f"{study.name}-{plot.name}.svg").write_text(plot.svg(), encoding="utf-8")
+        drawn |= {f"{study.name}-{plot.name}": plot for plot in study.plots}
+    for results in map(benchmark, RESULT_PAGES):  # after the studies: what was measured at length is shown
+        blocks |= {made.name: markdown_table(made) for made in results.tables()}
+        drawn |= {plot.name: plot for plot in results.plots()}
+    for name, plot in drawn.items():
+        (folder / f"{name}.svg").write_text(plot.svg(), encoding="utf-8")
     for page in sorted(folder.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         for name, block in blocks.items():
@@ -179,5 +184,5 @@ def main(check: bool) -> int:
 
 if __name__ == "__main__":
     if "--labs" in sys.argv[1:]:
-        fundamentals()
+        fundamentals(sys.argv[sys.argv.index("--labs") + 1 :])
     sys.exit(main("--check" in sys.argv[1:]))

@@ -25,17 +25,19 @@ from finetune.sequence.measure import (
 PASSES = {"forward": False, "forward and backward": True}
 
 
-def growth(sizes: Sequence[int], said: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def growth(
+    sizes: Sequence[int], said: Callable[[str], None] = lambda _: None, *, repeats: int = 3
+) -> dict[str, Any]:  # fmt: skip
     """Seconds and bytes of each of KINDS at each size, with and without a backward pass, and their exponents."""
     found: dict[str, Any] = {}
     for kind in KINDS:
-        found[kind] = {name: _grown(kind, sizes, backward=backward) for name, backward in PASSES.items()}
+        found[kind] = {name: _grown(kind, sizes, backward, repeats) for name, backward in PASSES.items()}
         said(f"{kind}: time grows as {[round(one['time']['value'], 2) for one in found[kind].values()]}")
     return found
 
 
-def _grown(kind: str, sizes: Sequence[int], *, backward: bool) -> dict[str, Any]:
-    times = [seconds(layer(kind, tokens)[0], backward=backward) for tokens in sizes]
+def _grown(kind: str, sizes: Sequence[int], backward: bool, repeats: int) -> dict[str, Any]:
+    times = [seconds(layer(kind, tokens)[0], backward=backward, repeats=repeats) for tokens in sizes]
     sizes_of = [peak_bytes(*layer(kind, tokens), backward=backward) for tokens in sizes]
     return {
         "seconds": times,

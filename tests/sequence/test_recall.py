@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from finetune.sequence import recall
@@ -38,11 +37,6 @@ def test_no_position_knows_what_comes_after() -> None:
         model(one)
     torch.testing.assert_close(seen[0][:, :-1], seen[1][:, :-1])
     assert not torch.allclose(seen[0][:, -1], seen[1][:, -1])
-
-
-@pytest.mark.parametrize(("name", "least", "most"), [("transformer", 0.99, 1.0), ("lstm", 0.0, 0.3)])
-def test_over_a_gap_the_transformer_recalls_and_the_lstm_does_not(name: str, least: float, most: float) -> None:
-    assert least <= recall.recall(name, gap=32, updates=300).accuracy <= most
 
 
 def test_the_same_seed_gives_the_same_model() -> None:
