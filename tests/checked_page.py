@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from finetune.study import Table, markdown_table
 
 EXEMPT = [
     r"```.*?```", r"\$\$.*?\$\$", r"\$[^$\n]+\$", r"`[^`\n]+`",  # code, commands and formulas
@@ -27,6 +30,13 @@ class Page:
         pattern = r"\s+".join(re.escape(word) for word in words.split())
         assert re.search(pattern, self.text), f"the page does not say: {words}"
         self.rest = re.sub(pattern, " ", self.rest)
+
+    def says_tables(self, tables: Iterable[Table], study: str = "") -> None:
+        """Asserts that each table that has a name stands in its place: NAME, or STUDY-NAME."""
+        for table in tables:
+            if table.name:
+                name = f"{study}-{table.name}" if study else table.name
+                self.says(f"<!-- {name}: written by scripts/update_docs.py --> {markdown_table(table)}")
 
     def unchecked(self) -> list[str]:
         """Numbers on the page that nothing has computed, with what stands around them."""

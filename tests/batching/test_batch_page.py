@@ -14,7 +14,7 @@ from finetune.batching import time_to_target as target
 from finetune.batching.batch_lab import STEEP, TIMID
 from finetune.batching.digits import HIDDEN, digits
 from finetune.batching.scaling import FEW_UPDATES
-from finetune.study import Study, markdown_table
+from finetune.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,7 @@ def test_a_gap_is_shown_to_the_first_digit_of_its_spread() -> None:
 
 def test_every_number_of_the_page_is_the_labs(study) -> None:
     page = Page(REPO / "docs" / "fundamentals" / "batch-size.md")
-    for table in study.tables:
-        page.says(f"<!-- batch-{table.name}: written by scripts/update_docs.py --> {markdown_table(table)}")
+    page.says_tables(study.tables, "batch")
     for check in (says_setting, says_sgd, says_adam, says_few, says_warmup, says_time, says_noise):
         check(page, study)
     assert page.unchecked() == []

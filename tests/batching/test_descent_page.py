@@ -11,7 +11,7 @@ from repo import REPO
 
 from finetune.batching import descent_measures as measures
 from finetune.batching import epochs_to_target
-from finetune.study import Study, markdown_table
+from finetune.study import Study
 
 FULL, SINGLE, DECAYING = "gradient descent", "SGD, b = 1", "SGD, b = 1, decaying"
 CONSTANT = [SINGLE, *(f"mini-batch, b = {batch}" for batch in (8, 32, 128))]
@@ -95,8 +95,7 @@ def test_every_number_of_the_page_is_the_labs(study):
     assert [table.title for table in study.tables if table not in named] == [
         "Milliseconds to the same gaps, of one run, measured here and now"
     ]
-    for table in named:
-        page.says(f"<!-- descent-{table.name}: written by scripts/update_docs.py --> {markdown_table(table)}")
+    page.says_tables(named, "descent")
     for check in (says_variance, says_rate, says_floor, says_decay, says_epochs, says_settings):
         check(page, study)
     assert page.unchecked() == []

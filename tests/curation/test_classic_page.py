@@ -64,8 +64,7 @@ def test_the_others_lie_in_other_directions() -> None:
 
 def test_every_number_of_the_page_is_the_labs(study, banking) -> None:
     page = Page(PAGE)
-    for table in study.tables:
-        page.says(f"<!-- classic-{table.name}: written by scripts/update_docs.py --> {markdown_table(table)}")
+    page.says_tables(study.tables, "classic")
     for check in (says_scores, says_forest, says_failures):
         check(page, study.numbers)
     says_banking(page, banking)

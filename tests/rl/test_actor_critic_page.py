@@ -11,7 +11,7 @@ from scipy.stats import mannwhitneyu
 
 from finetune.rl import actor_critic, environments
 from finetune.rl.actor_critic_lab import ACTIONS, BATCHES, GAMMA, HORIZON, LEAVING, LIMITS, STATES, error
-from finetune.study import Study, markdown_table
+from finetune.study import Study
 
 PAGE = REPO / "docs" / "fundamentals" / "actor-critic.md"
 
@@ -50,12 +50,8 @@ def test_the_training_climbs(study) -> None:
 
 def test_every_number_of_the_page_is_computed(study) -> None:
     page = Page(PAGE)
-    for table in study.tables:
-        if table.name:
-            page.says(f"<!-- actor-critic-{table.name}: written by scripts/update_docs.py --> {markdown_table(table)}")
-    for table in pages().tables():
-        if table.name.startswith("actor-critic-"):
-            page.says(f"<!-- {table.name}: written by scripts/update_docs.py --> {markdown_table(table)}")
+    page.says_tables(study.tables, "actor-critic")
+    page.says_tables(table for table in pages().tables() if table.name.startswith("actor-critic-"))
     says_critics(page, study.numbers["critics"])
     says_limits(page, study.numbers["limits"])
     says_algorithm(page)

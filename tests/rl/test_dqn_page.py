@@ -13,7 +13,7 @@ from scipy.stats import mannwhitneyu
 
 from finetune.rl import ablation, baird, dqn, environments
 from finetune.rl.dqn_lab import CASES, NOISE, SAME
-from finetune.study import Study, markdown_table
+from finetune.study import Study
 
 PAGE = REPO / "docs" / "fundamentals" / "deep-q-learning.md"
 
@@ -46,12 +46,8 @@ def test_the_short_trainings_tell_the_variants_apart(study) -> None:
 
 def test_every_number_of_the_page_is_computed(study) -> None:
     page = Page(PAGE)
-    for table in study.tables:
-        if table.name:
-            page.says(f"<!-- dqn-{table.name}: written by scripts/update_docs.py --> {markdown_table(table)}")
-    for table in pages().tables():
-        if table.name.startswith("dqn-"):
-            page.says(f"<!-- {table.name}: written by scripts/update_docs.py --> {markdown_table(table)}")
+    page.says_tables(study.tables, "dqn")
+    page.says_tables(table for table in pages().tables() if table.name.startswith("dqn-"))
     says_baird(page, study.numbers)
     says_maxima(page, study.numbers["maxima"])
     says_ablation(page)

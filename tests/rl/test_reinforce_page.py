@@ -12,7 +12,7 @@ from repo import REPO
 
 from finetune.rl.policy_gradient import surrogate
 from finetune.rl.reinforce_lab import ACTIONS, ARMS, HORIZON, STATES, VALUE_ERROR
-from finetune.study import Study, markdown_table
+from finetune.study import Study
 
 PAGE = REPO / "docs" / "fundamentals" / "policy-gradients.md"
 
@@ -47,8 +47,7 @@ def test_lambda_trades_bias_for_variance(study) -> None:
 
 def test_every_number_of_the_page_is_the_labs(study) -> None:
     page = Page(PAGE)
-    for table in study.tables:
-        page.says(f"<!-- reinforce-{table.name}: written by scripts/update_docs.py --> {markdown_table(table)}")
+    page.says_tables(study.tables, "reinforce")
     numbers = study.numbers
     three, one, minus = (f"{value:.0f}".replace("-", "−") for value in numbers["example"]["returns"])
     page.says(f"rewards to go {three}, {one}, {minus} and their mean, {one}, as baseline")

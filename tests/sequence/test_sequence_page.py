@@ -17,7 +17,7 @@ from finetune.config import load_config
 from finetune.pipeline import plan_ahead
 from finetune.sequence import recall, sequence_lab
 from finetune.sequence.measure import HEADS, SIZE, WINDOW
-from finetune.study import Study, markdown_table
+from finetune.study import Study
 
 PAGE = REPO / "docs" / "fundamentals" / "attention-and-recurrence.md"
 
@@ -69,9 +69,8 @@ def test_the_rates_are_the_best_of_those_tried(pages: ModuleType) -> None:
 
 def test_every_number_of_the_page_is_computed(study: Study, pages: ModuleType) -> None:
     page, found = Page(PAGE), pages.load()
-    tables = [(f"sequence-{table.name}", table) for table in study.tables if table.name]
-    for name, table in [*tables, *((table.name, table) for table in pages.tables())]:
-        page.says(f"<!-- {name}: written by scripts/update_docs.py --> {markdown_table(table)}")
+    page.says_tables(study.tables, "sequence")
+    page.says_tables(pages.tables())
     says_costs(page, study.numbers["costs"])
     says_growth(page, found["growth"])
     says_overtaking(page, found["overtaking"], pages)
