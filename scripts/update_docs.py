@@ -45,7 +45,7 @@ COMMANDS = [
     "senses fit",
     "senses predict",
 ]
-RESULT_PAGES = ("rl_pages", "sequence_pages")
+RESULT_PAGES = ("rl_pages", "senses_pages", "sequence_pages")
 """Modules of benchmarks/ that make tables and pictures of committed results for docs/fundamentals."""
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 
@@ -166,8 +166,9 @@ def pages() -> Iterator[tuple[Path, str]]:
         yield path, config_with_figures(path)
     yield REPO / "README.md", readme()
     yield from preflight_pages()
-    page = REPO / "docs" / "methods.md"
-    yield page, placed(page.read_text(encoding="utf-8"), "learned", benchmark("learned").table())
+    for name, table in (("methods", "learned"), ("forgetting", "forgetting")):
+        page = REPO / "docs" / f"{name}.md"
+        yield page, placed(page.read_text(encoding="utf-8"), table, benchmark(table).table())
 
 
 def main(check: bool) -> int:

@@ -15,7 +15,7 @@ from finetune.senses.views import unit
 
 MARGIN = 0.02
 """Cosines of the nearest two senses that differ by less leave an occurrence undecided. On king_senses and CoarseWSD-20,
-told by two or three phrases a sense, that leaves a tenth, in which two fifths of the errors are."""
+told by two phrases a sense, that leaves a tenth, in which two fifths of the errors are (benchmarks/senses_terms.py)."""
 
 FAR = 0.1
 """Cosine of the nearest sense below which an occurrence is of none that was told; unrelated sentences are near 0."""
@@ -35,8 +35,8 @@ NULLS = 20
 
 SPLIT = 2.33
 """Standard deviations beyond them at which contexts fall apart: one in a hundred samples of one Gaussian does. Of words
-of CoarseWSD-20 and king_senses, equally often in two senses, two in five do with 40 contexts, three in four with 100
-and all with 200; of 252 samples of one sense one did."""
+of CoarseWSD-20 and king_senses, equally often in two senses, a third do with 40 contexts, three in four with 100 and
+all with 200; of 252 samples of one sense none did (benchmarks/senses_terms.py)."""
 
 UNDECIDED, NONE = -1, -2
 """In place of a sense: two are equally near; all are far."""
