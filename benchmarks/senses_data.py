@@ -1,16 +1,13 @@
-"""The data of the word-sense benchmark as marked rows: CoarseWSD-20, king_senses, minimal pairs, OEWN."""
+"""The data of the word-sense benchmark as marked rows: CoarseWSD-20, king_senses, OEWN."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from finetune.senses import SenseRow, sense_rows
-
-PAIRS = Path(__file__).resolve().parents[1] / "tests" / "senses" / "minimal_pairs.jsonl"
 
 
 def coarse_words(folder: Path) -> list[str]:
@@ -42,21 +39,6 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def marked(rows: Iterable[dict[str, Any]]) -> list[SenseRow]:
     """Rows that are in the format of `finetune senses`."""
     return sense_rows(((f"row {number}", row) for number, row in enumerate(rows, start=1)), "rows", labelled=True)
-
-
-def minimal_pairs(half: str | None = None) -> list[dict[str, Any]]:
-    """Two rows for each pair, chess first; of one half alone where it is named."""
-    rows = []
-    for pair in lines(PAIRS):
-        if half not in (None, pair["half"]):
-            continue
-        for label in ("chess", "other"):
-            text = pair["frame"].format(pair[label])
-            found = re.search(rf"\b{pair['lemma']}s?\b", pair["frame"])
-            before = pair["frame"][: found.start()].format(pair[label])
-            start, end = len(before), len(before) + len(found[0])
-            rows.append({"text": text, "start": start, "end": end, "lemma": pair["lemma"], "label": label})
-    return rows
 
 
 def wic(path: Path) -> tuple[list[SenseRow], list[SenseRow], list[bool]]:

@@ -27,6 +27,7 @@ from finetune.senses import SenseRow, fit
 from finetune.senses.baselines import bag_of_words, majority
 from finetune.senses.glosses import nearest_gloss
 from finetune.senses.induced import induce
+from finetune.senses.minimal_pairs import minimal_pairs
 from finetune.senses.nearest import nearest_centroid, nearest_rows
 from finetune.senses.rows import Label, by_lemma
 from finetune.senses.scores import pair_accuracy, scores, separation
@@ -185,7 +186,7 @@ def pairs(folder: Path, encoder: Watched) -> dict[str, Any]:
     definitions = data.glosses(folder / "oewn" / "target_senses.jsonl")
     found = {}
     for half in ("dev", "held", "all"):
-        rows = data.marked(data.minimal_pairs(None if half == "all" else half))
+        rows = minimal_pairs(None if half == "all" else half)
         answers = {
             "senses": [one.label for one in model.predict(rows, encoder)],
             "glosses": by_gloss(rows, definitions, encoder),

@@ -20,6 +20,7 @@ LABS = {
     "actor-critic": "finetune.rl.actor_critic_lab",
     "dqn": "finetune.rl.dqn_lab",
     "sequence": "finetune.sequence.sequence_lab",
+    "senses": "finetune.senses.senses_lab",
 }
 """Studies by name, each a module with a function `run`."""
 

@@ -14,6 +14,8 @@ usage.py       the senses that a term is used in, told or induced
 collisions.py  senses that two sets do not share, and those that collide in one
 forgetting.py  base and tuned model on the sentences of probe.jsonl
 scores.py      accuracy and recall with intervals, confusion, pairs, separation
+minimal_pairs.py  pairs of sentences that differ in the sense of one word
+senses_lab.py, senses_tables.py, senses_plots.py  the study of docs/fundamentals/word-senses.md
 """
 
 from finetune.senses.model import Prediction, SenseModel, fit
