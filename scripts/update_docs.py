@@ -166,9 +166,12 @@ def pages() -> Iterator[tuple[Path, str]]:
         yield path, config_with_figures(path)
     yield REPO / "README.md", readme()
     yield from preflight_pages()
-    for name, table in (("methods", "learned"), ("forgetting", "forgetting")):
+    for name, script in (("methods", "learned"), ("forgetting", "forgetting")):
         page = REPO / "docs" / f"{name}.md"
-        yield page, placed(page.read_text(encoding="utf-8"), table, benchmark(table).table())
+        text = placed(page.read_text(encoding="utf-8"), script, benchmark(script).table())
+        if name == "forgetting":
+            text = placed(text, "downstream", benchmark(script).downstream_table())
+        yield page, text
 
 
 def main(check: bool) -> int:

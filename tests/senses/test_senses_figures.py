@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,7 @@ def test_the_page_of_forgetting() -> None:
             _, low, high = one["change"][figure]
             cells.append(f"{base} to {tuned} ({signed(low, digits)} to {signed(high, digits)})")
         page.says(" | ".join([*cells, one["verdict"], ""]))
+    says_downstream(page, result)
     probe = [json.loads(line) for line in Path(PROBE).read_text(encoding="utf-8").splitlines()]
     senses = Counter((row["lemma"], row["label"]) for row in probe)
     assert len(senses) == 2 * len({lemma for lemma, _ in senses}) == 16, "the page says eight words with two senses"
@@ -60,6 +62,22 @@ def test_the_page_of_forgetting() -> None:
     length = next(one for one in result["overrides"] if one.startswith("data.max_length="))
     page.says(f"with sequences of {length.partition('=')[2]} tokens")
     assert page.unchecked() == []
+
+
+def says_downstream(page: Page, result: dict[str, Any]) -> None:
+    sys.path.append(str(REPO / "benchmarks"))
+    script = importlib.import_module("forgetting")
+    page.says(f"<!-- downstream: written by scripts/update_docs.py --> {script.downstream_table()}")
+    page.says(
+        f"on {script.INTENTS * script.EACH} rows of {script.INTENTS} intents of BANKING77, right of as many others."
+    )
+    base, mild, middle, reckless = (result["downstream"], *(run["downstream"] for run in result["runs"]))
+    assert all(abs(of[name] - base[name]) < 0.02 for of in (mild, middle) for name in base)
+    page.says("of 400 rows a difference of 0.02 is chance")
+    assert script.INTENTS * script.EACH == 400
+    page.says(f"worth {reckless['without']:.2f} where it was {base['without']:.2f}; with sense features it is "
+              f"{reckless['with']:.2f}, for what stands")  # fmt: skip
+    assert base["with"] <= base["without"]
 
 
 def test_three_runs_have_the_three_verdicts() -> None:
