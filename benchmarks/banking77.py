@@ -9,7 +9,6 @@ five seeds. The result has figures alone, no text of a row. Exits with 1 where a
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from environment import environment
+from environment import environment, folder_and_json
 
 from finetune.curation.needed import needed
 from finetune.curation.outside import Score, auc, distance, forest
@@ -35,7 +34,7 @@ Split = tuple[list[str], list[str]]
 
 def main() -> None:
     """Measures, prints, writes; exits with 1 where a limit is missed."""
-    options = _arguments()
+    options = folder_and_json(__doc__)
     train, test = (read(options.folder / f"{name}.csv") for name in ("train", "test"))
     encoder = Remembered(open_encoder(ENCODER))
     answer = needed(*train, *test, encoder)
@@ -85,13 +84,6 @@ def read(path: Path) -> Split:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [row["text"] for row in rows], [row["category"] for row in rows]
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--json", type=Path, help="file to write the result to")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
@@ -27,6 +28,14 @@ def environment() -> dict[str, Any]:
         "driver": nvidia_smi("driver_version"),
         **{name: _version(name) for name in LIBRARIES},
     }
+
+
+def folder_and_json(about: str) -> argparse.Namespace:
+    """The command line of a benchmark on a folder of data: `folder`, and `json`, a file for the result or None."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--json", type=Path, help="file to write the result to")
+    return parser.parse_args()
 
 
 def nvidia_smi(field: str) -> str | None:

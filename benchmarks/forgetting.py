@@ -107,6 +107,11 @@ def finetune(*arguments: object) -> str:
     return subprocess.run(command, check=True, cwd=REPO, stdout=subprocess.PIPE, text=True).stdout
 
 
+def tables() -> dict[str, str]:
+    """Tables of docs/forgetting.md by the names of their places."""
+    return {"forgetting": table(), "downstream": downstream_table()}
+
+
 def table() -> str:
     """The committed result as Markdown: both figures that decide, with the interval of their change."""
     runs = json.loads(RESULT.read_text(encoding="utf-8"))["runs"]

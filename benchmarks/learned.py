@@ -43,6 +43,11 @@ def main() -> None:
         print(method, json.dumps(result["held_out"]), f"{result['train']['seconds']:.0f} s", flush=True)
 
 
+def tables() -> dict[str, str]:
+    """Tables of docs/methods.md by the names of their places."""
+    return {"learned": table()}
+
+
 def table() -> str:
     """The committed results as Markdown: held-out figures before and after, and seconds of training."""
     lines = ["| method | held out | before | after | updates | training |", "| --- | --- | ---: | ---: | ---: | ---: |"]

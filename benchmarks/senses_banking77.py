@@ -11,19 +11,17 @@ no text of a row. Exits with 1 where the limit is missed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from banking77 import Split, read
-from environment import environment
+from environment import environment, folder_and_json
 from scipy.sparse import csr_matrix, hstack
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
@@ -61,7 +59,7 @@ PAIRED = [
 
 def main() -> None:
     """Measures, prints, writes; exits with 1 where the limit is missed."""
-    options, started = _arguments(), time.perf_counter()
+    options, started = folder_and_json(__doc__), time.perf_counter()
     train, test = (read(options.folder / f"{name}.csv") for name in ("train", "test"))
     result = {"encoder": ENCODER, "limit": LIMIT, **compare(train, test, open_layers(ENCODER))}
     result["seconds"] = time.perf_counter() - started
@@ -160,13 +158,6 @@ def classifier(strength: float) -> LogisticRegression:
 
 def _choices() -> list[tuple[list[int], float]]:
     return list(product(PARTS.values(), WEIGHTS))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--json", type=Path, help="file to write the result to")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ definition and an example of each sense. The result has figures alone, no text o
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import senses_data as data
-from environment import environment
+from environment import environment, folder_and_json
 
 from finetune.embeddings import LayerEncoder, open_layers
 from finetune.senses import SenseRow
@@ -68,7 +67,7 @@ TOLD: dict[str, dict[Label, list[str]]] = {
 
 def main() -> None:
     """Measures, prints, writes."""
-    options = _arguments()
+    options = folder_and_json(__doc__)
     encoder, started, rng = open_layers(ENCODER), time.perf_counter(), np.random.default_rng(0)
     known = {word: vectors_of(word, rows, encoder, rng) for word, rows in words(options.folder)}
     result: dict[str, Any] = {"encoder": ENCODER, "split": SPLIT, "margin": MARGIN, "words": len(known)}
@@ -124,13 +123,6 @@ def decided(term: Term, vectors: np.ndarray, senses: np.ndarray, encoder: LayerE
     unsure = usage.of == UNDECIDED
     return {name: int(np.sum(one)) for name, one in
             {"rows": kept, "undecided": unsure, "wrong": wrong, "undecided_wrong": unsure & wrong}.items()}  # fmt: skip
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--json", type=Path, help="file to write the result to")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ figures alone, no text of a row. Exits with 1 where a limit is missed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import senses_data as data
-from environment import environment
+from environment import environment, folder_and_json
 
 from finetune.embeddings import LayerEncoder, Occurrence, open_layers
 from finetune.senses import SenseRow, fit
@@ -42,7 +41,7 @@ SEPARATED = 200
 
 def main() -> None:
     """Measures, prints, writes; exits with 1 where a limit is missed."""
-    options = _arguments()
+    options = folder_and_json(__doc__)
     encoder, started = Watched(open_layers(ENCODER)), time.perf_counter()
     result: dict[str, Any] = {"encoder": ENCODER, "limits": LIMITS}
     result["king_senses"] = king(options.folder, encoder)
@@ -258,13 +257,6 @@ def _by_word(rows: Sequence[SenseRow], told: dict[str, list[Label]]) -> dict[str
         gold = [rows[at].label for at in places]
         found[lemma] = {name: accuracy(gold, [one[at] for at in places]) for name, one in told.items()}
     return found
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--json", type=Path, help="file to write the result to")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -168,9 +168,9 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield from preflight_pages()
     for name, script in (("methods", "learned"), ("forgetting", "forgetting")):
         page = REPO / "docs" / f"{name}.md"
-        text = placed(page.read_text(encoding="utf-8"), script, benchmark(script).table())
-        if name == "forgetting":
-            text = placed(text, "downstream", benchmark(script).downstream_table())
+        text = page.read_text(encoding="utf-8")
+        for place, table in benchmark(script).tables().items():
+            text = placed(text, place, table)
         yield page, text
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune.batching import Doubt
 from finetune.preflight import Batch, Verdict, priced
 from finetune.sequence import pairs
-from finetune.sequence.decoder import LookedAt, RowCost, half_from, row_cost
+from finetune.sequence.decoder import RowCost, half_from, row_cost
 from finetune.spec import RunSpec
 
 SAVES = 0.05
@@ -58,9 +58,9 @@ def attention_share(verdict: Verdict, lengths: Sequence[int] | None = None) -> A
         masked = batch.packed or batch.padded or (window or tokens) < tokens
         return pairs(tokens, causal=kernel == "sdpa" and not masked)
 
-    by_kernel: dict[str, LookedAt] = {FLASH: needed}
-    now = row_cost(config, tokens, by_kernel.get(kernel, computed))
-    return AttentionShare(kernel, tokens, now, row_cost(config, tokens, needed), half_from(config))
+    least = row_cost(config, tokens, needed)
+    now = least if kernel == FLASH else row_cost(config, tokens, computed)
+    return AttentionShare(kernel, tokens, now, least, half_from(config))
 
 
 def attention_doubts(verdict: Verdict, share: AttentionShare) -> list[Doubt]:

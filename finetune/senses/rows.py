@@ -43,7 +43,7 @@ def sense_rows(placed: Iterable[tuple[str, dict[str, Any]]], name: str, *, label
         occurrence = Occurrence(value["text"], value["start"], value["end"])
         rows.append(SenseRow(value["lemma"].strip().lower(), occurrence.lowered(), value.get("label")))
     if faults:
-        raise DataError(_listed(f"{name}: {_count(len(faults), 'faulty row')}", faults), f"a row is {KEYS}")
+        raise DataError(listed(f"{name}: {counted(len(faults), 'faulty row')}", faults), f"a row is {KEYS}")
     if not rows:
         raise DataError(f"{name}: holds no rows", f"a row is {KEYS}")
     return rows
@@ -70,7 +70,7 @@ def _span_faults(text: str, start: Any, end: Any) -> Iterable[str]:
             yield f"{key} is {value!r}, not a whole number"
             return
     if not 0 <= start <= len(text) or not 0 <= end <= len(text):
-        yield f"start {start}, end {end} reach outside the text of {_count(len(text), 'character')}"
+        yield f"start {start}, end {end} reach outside the text of {counted(len(text), 'character')}"
     elif start >= end:
         yield f"start {start} is not before end {end}"
     elif not text[start:end].strip():
@@ -95,13 +95,13 @@ def by_lemma(rows: Iterable[SenseRow]) -> dict[str, list[SenseRow]]:
 def require_senses(rows: Sequence[SenseRow], name: str) -> None:
     """Raises DataError where the rows of a lemma have one label alone."""
     one = [
-        f"{lemma}: {_count(len(found), 'row')}, all of them {found[0].label!r}"
+        f"{lemma}: {counted(len(found), 'row')}, all of them {found[0].label!r}"
         for lemma, found in sorted(by_lemma(rows).items())
         if len({row.label for row in found}) < 2
     ]
     if one:
-        title = f"{name}: {_count(len(one), 'word')} with one sense"
-        raise DataError(_listed(title, one), "add rows of another sense, or take the word out")
+        title = f"{name}: {counted(len(one), 'word')} with one sense"
+        raise DataError(listed(title, one), "add rows of another sense, or take the word out")
 
 
 def require_known(rows: Sequence[SenseRow], lemmas: Iterable[str], name: str) -> None:
@@ -109,15 +109,17 @@ def require_known(rows: Sequence[SenseRow], lemmas: Iterable[str], name: str) ->
     known = set(lemmas)
     unknown = {lemma: found for lemma, found in sorted(by_lemma(rows).items()) if lemma not in known}
     if unknown:
-        lines = [f"{lemma!r} in {_count(len(found), 'row')}" for lemma, found in unknown.items()]
-        title = f"{name}: {_count(len(unknown), 'unknown lemma')}"
-        raise DataError(_listed(title, lines), f"the senses fitted are of: {', '.join(sorted(known))}")
+        lines = [f"{lemma!r} in {counted(len(found), 'row')}" for lemma, found in unknown.items()]
+        title = f"{name}: {counted(len(unknown), 'unknown lemma')}"
+        raise DataError(listed(title, lines), f"the senses fitted are of: {', '.join(sorted(known))}")
 
 
-def _listed(title: str, lines: list[str]) -> str:
+def listed(title: str, lines: list[str]) -> str:
+    """A message of several faults, of which NAMED stand in it."""
     more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
     return "\n".join([title, *(f"  {line}" for line in [*lines[:NAMED], *more])])
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """So many of them, in words."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,9 +10,7 @@ from typing import Any
 
 from finetune.embeddings import Occurrence
 from finetune.errors import DataError
-
-NAMED = 10
-"""Faulty rows that a message names one by one."""
+from finetune.senses.rows import counted, listed
 
 WINDOW = 200
 """Characters on either side of a term that are its context."""
@@ -79,9 +77,7 @@ def terms_of(placed: Iterable[tuple[str, dict[str, Any]]], name: str) -> list[Te
             faults.append(f"{where}: the term {term.name!r} stands twice")
         found[term.name] = term
     if faults:
-        more = [f"and {len(faults) - NAMED} more"] if len(faults) > NAMED else []
-        title = f"{name}: {len(faults):,} faulty row{'' if len(faults) == 1 else 's'}"
-        raise DataError("\n".join([title, *(f"  {one}" for one in [*faults[:NAMED], *more])]), f"a row is {KEYS}")
+        raise DataError(listed(f"{name}: {counted(len(faults), 'faulty row')}", faults), f"a row is {KEYS}")
     if not found:
         raise DataError(f"{name}: names no term", f"a row is {KEYS}; of a .txt file each line is a term")
     return list(found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,8 @@ def row_cost(config: PretrainedConfig, tokens: int, looked_at: LookedAt) -> RowC
     layer = attention(tokens, width, heads, kv_heads=getattr(text, "num_key_value_heads", None), head_size=size)
     inner, experts = _inner(text)
     weights = layer.parts["projections"] + experts * feed_forward(tokens, width, inner, gated=True).flops
-    mixed = sum(sum(mixing(looked_at(window), heads, size).values()) for window in windows(text))
+    of_window = Counter(windows(text))  # layers alike are asked for once: rows of a data set may be many
+    mixed = sum(layers * sum(mixing(looked_at(window), heads, size).values()) for window, layers in of_window.items())
     weights += 2 * tokens * width * _routed(text)
     return RowCost(text.num_hidden_layers * weights + 2 * tokens * width * text.vocab_size, mixed)
 
