@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from finetune.config import RunConfig, load_config
+from finetune.config import RunConfig, load_config, to_yaml
 from finetune.data import LoadedData, load_data
-from finetune.errors import ConfigError, DoesNotFit, RunDirError, Stopped
+from finetune.errors import ConfigError, DoesNotFit, Stopped
 from finetune.model import answer, build_model, load_trained
 from finetune.plan import DataSize, Plan, make_plan, require_sense
 from finetune.preflight import Batch, Verdict, find_card, predict, preflight, solve
-from finetune.report import Measured, RunDir, write_report
+from finetune.report import (
+    Measured,
+    Receipt,
+    RunDir,
+    data_inputs,
+    setting_inputs,
+    write_report,
+)
 from finetune.spec import RunSpec, describe, load_tokenizer
 from finetune.training import (
+    Interrupts,
+    Keeper,
     LossGuard,
-    ManifestWriter,
     MetricsWriter,
     ProgressBar,
     Watched,
@@ -32,53 +40,68 @@ from finetune.training import (
     build_trainer,
     check_rewards,
     newest_good,
+    passed_over,
     peak_resident,
     prepare_reporters,
     prove_packing,
     rehearse,
+    resume_command,
+    save_adapter,
+    step_of,
     try_rewards,
 )
 
-if TYPE_CHECKING:
-    from peft import PeftModel
 
-
-def train(config: RunConfig, console: Console, *, resume: bool = False, dry_run: bool = False) -> dict[str, Any]:
+def train(
+    config: RunConfig, console: Console, *, resume: bool = False, allow_drift: bool = False, dry_run: bool = False
+) -> dict[str, Any]:
     """Trains an adapter and returns what report.json holds. Raises the errors of `finetune.errors`.
 
-    `resume` goes on from the newest good checkpoint; `dry_run` stops before the first step, after the rehearsal, and
-    leaves nothing behind.
+    `resume` goes on from the newest good checkpoint, `allow_drift` also where what the run is made of has changed;
+    `dry_run` stops before the first step, after the rehearsal, and leaves nothing behind.
     """
     set_allocator(config)
     spec = describe(config)
-    with _resumed(spec) if resume else RunDir.create(spec) as run:
+    say = functools.partial(_say, console)
+    with Interrupts(say) as interrupts, _open_run(spec, resume, say) as run:
+        receipt = Receipt(run, allow_drift=allow_drift)
+        start = _start(run, say) if resume else None
+        say(*receipt.enter(setting_inputs(spec), step_of(start)))
+        run.write_text("config.yaml", to_yaml(config))
         verdict = preflight(spec).require_fit()
         prepare_reporters(config.training.report_to, run.path)
-        run.write_json("preflight.json", verdict.to_json(timeline=True))
         data = load_data(spec)
-        _say(console, [*data.notes, *check_rewards(spec, data)])
+        say(*data.notes, *check_rewards(spec, data))
         model = build_model(spec)
+        say(*receipt.enter(data_inputs(spec, data), step_of(start)))
+        run.write_json("preflight.json", verdict.to_json(timeline=True))
         trainer = build_trainer(spec, model, data, run.checkpoints)
         metrics = MetricsWriter(run.metrics, trainer)
-        trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory), LossGuard(), ManifestWriter())
+        keeper = Keeper(trainer, interrupts, say, metrics.sync)
+        trainer.add_before_reporters(interrupts, keeper, metrics, ProgressBar(console, trainer.memory), LossGuard())
         audit(spec, trainer)
         proof = prove_packing(trainer) if config.data.packing else None
         proven = [proof.note()] if proof else []
         trial = try_rewards(spec, trainer)
         proven += trial.notes
-        _say(console, proven)
+        say(*proven)
         largest = largest_batch(spec, data)
         expected = (verdict.prediction if largest == verdict.batch else predict(spec, largest)).allocated
-        rehearsal = rehearse(spec, trainer, run.path, predicted=expected)
-        _say(console, rehearsal.notes)
+        rehearsal = rehearse(spec, trainer, data.tokenizer, run.path, predicted=expected)
+        say(*rehearsal.notes)
         if dry_run:
             return {"dry_run": True, **verdict.to_json(), "rehearsal": rehearsal.to_json()}
         with _within_memory(trainer):
             before = _before(run, resume, lambda: _look(spec, data, trainer))
             run.keep()
-            _train(trainer, run, resume=resume)
-            _save_adapter(model, data, run)
-            after = _look(spec, data, trainer)
+            with _resumable(run, trainer, interrupts):
+                receipt.save()
+                keeper.begin(rehearsal.checkpoint_bytes or 0)
+                trainer.train(resume_from_checkpoint=str(start) if start else None)
+                interrupts.stop_if_asked()
+                keeper.patiently(lambda: save_adapter(model, data.tokenizer, run.adapter), "the adapter")
+                receipt.finish()
+                after = _look(spec, data, trainer)
         measured = Measured(
             predicted_bytes=expected,
             memory_meaning=trainer.memory.meaning,
@@ -193,7 +216,7 @@ def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]
     return reply
 
 
-def _say(console: Console, notes: list[str]) -> None:
+def _say(console: Console, *notes: str) -> None:
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
@@ -216,30 +239,24 @@ def largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
     return Batch(len(longest), longest[0], padded=not packed and longest[-1] < longest[0], packed=packed)
 
 
-def _resumed(spec: RunSpec) -> RunDir:
-    """The run to go on with; its configuration must be the one given now."""
-    run = RunDir.open(spec.config.output_dir)
-    if (run.path / "report.json").exists():
-        raise RunDirError(f"{run.path}: the run is finished", "train anew in another output_dir")
-    then, now = run.config().model_dump(), spec.config.model_dump()
-    changed = [
-        f"{section}.{key} was {then[section][key]!r}, is {value!r}"
-        for section in now
-        if isinstance(now[section], dict)
-        for key, value in now[section].items()
-        if then[section][key] != value
-    ]
-    if changed:
-        raise RunDirError(
-            f"{run.path}: the configuration has changed since the run began: {'; '.join(changed)}",
-            "resume with the configuration of the run, or train anew in another output_dir",
-        )
-    if newest_good(run.checkpoints) is None:
-        raise RunDirError(
-            f"{run.path} holds no complete checkpoint",
-            "train anew in another output_dir; training.save_steps sets how often one is written",
-        )
+def _open_run(spec: RunSpec, resume: bool, say: Callable[..., None]) -> RunDir:
+    """A new run, or the one to go on with."""
+    if not resume:
+        return RunDir.create(spec)
+    run, notes = RunDir.take_up(spec.config.output_dir)
+    say(*notes)
     return run
+
+
+def _start(run: RunDir, say: Callable[..., None]) -> Path | None:
+    """The checkpoint to go on from, and what is said of others; None where the run begins again."""
+    good = newest_good(run.checkpoints)
+    where = f"the run goes on from {good.name}" if good else "the run begins again"
+    for path in passed_over(run.checkpoints):
+        say(f"{path.name} is damaged or not written to its end: {where}")
+    if good is None:
+        say(f"{run.path} holds no good checkpoint: {where}")
+    return good
 
 
 def _look(spec: RunSpec, data: LoadedData, trainer: Watched) -> dict[str, Any]:
@@ -276,26 +293,21 @@ def _within_memory(trainer: Watched) -> Iterator[None]:
         ) from None
 
 
-def _train(trainer: Watched, run: RunDir, *, resume: bool) -> None:
-    checkpoint = newest_good(run.checkpoints) if resume else None
+@contextmanager
+def _resumable(run: RunDir, trainer: Watched, interrupts: Interrupts) -> Iterator[None]:
+    """Says how the run goes on where it was stopped, or a file could not be written or read."""
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
         done = newest_good(run.checkpoints)
+        reason = f" ({interrupts.asked})" if interrupts.asked else ""
+        if isinstance(error, OSError):
+            reason = f": {error.filename or run.path}: {error.strerror or error}"
         raise Stopped(
-            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}{reason}; "
             + (f"the last checkpoint is {done.name}" if done else "no checkpoint had been written"),
-            "go on with the same command and --resume" if done else "set training.save_steps to be able to resume",
+            resume_command(run.path) + ("" if done else ": it begins again"),
         ) from None
-
-
-def _save_adapter(model: PeftModel, data: LoadedData, run: RunDir) -> None:
-    """The adapter in plain PEFT format, with the tokenizer and template it was trained with; whole or not at all."""
-    partial = run.adapter.with_name(f"{run.adapter.name}.partial")
-    model.save_pretrained(partial)
-    data.tokenizer.save_pretrained(partial)
-    shutil.rmtree(run.adapter, ignore_errors=True)  # that of a run which was stopped right here
-    partial.rename(run.adapter)
 
 
 def _collect(measured: Measured, trainer: Watched, metrics: MetricsWriter, before: dict, after: dict) -> None:

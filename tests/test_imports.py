@@ -14,6 +14,7 @@ BELOW = {
     "study": set(),
     "cores": set(),
     "whole_file": set(),
+    "json_lines": set(),
     "live_tensors": set(),
     "config": {"errors"},
     "spec": {"config", "cores", "errors"},
@@ -22,7 +23,9 @@ BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl", "senses", "sequence"}
 BELOW |= {toolkit: {"study", "embeddings", "live_tensors"} | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
-BELOW |= {room: {"embeddings", "whole_file", "live_tensors"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS}
+BELOW |= {
+    room: {"embeddings", "whole_file", "json_lines", "live_tensors"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS
+}
 BELOW["doctor"] = {"spec"} | BELOW["spec"]
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
 BELOW["pipeline"] = {"plan"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}

@@ -15,6 +15,9 @@ def train(
     config: Config,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest good checkpoint.")] = False,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Resume although data, libraries or configuration have changed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Stop before the first step, after the rehearsal.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -24,7 +27,7 @@ def train(
     loaded = load_config(config, overrides or [])
     from finetune import pipeline
 
-    report = pipeline.train(loaded, err, resume=resume, dry_run=dry_run)
+    report = pipeline.train(loaded, err, resume=resume, allow_drift=allow_drift, dry_run=dry_run)
     if as_json:
         print_json(report)
     elif dry_run:

@@ -200,10 +200,11 @@ class TrainingConfig(Section):
     """fused_linear never holds the logits of a whole batch; full_logits does."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of adapter values, data order, dropout and held-out rows."""
-    save_steps: Positive | None = None
-    """Updates between checkpoints; null writes none: only the adapter, at the end."""
+    save_steps: Positive | Literal["auto"] | None = "auto"
+    """Updates between checkpoints; auto saves every ten minutes, more seldom where saving would take more than 1 % of
+    the time; null only where the run is stopped."""
     save_total_limit: Positive = 2
-    """Checkpoints kept; the oldest go first."""
+    """Checkpoints kept; the oldest go first, but for the one of the best held-out figure."""
     eval_steps: Positive | None = None
     """Updates between evaluations; null evaluates before and after training."""
     logging_steps: Positive = 1

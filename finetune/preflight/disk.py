@@ -21,7 +21,9 @@ from finetune.spec import RunSpec, gguf
 
 GIB = 2**30
 TOKENIZER_BYTES = 40 * 2**20
-"""Tokenizer and small files beside each saved adapter; Gemma's tokenizer, the largest in use, has 34 MB."""
+"""Tokenizer and small files beside the adapter; Gemma's tokenizer, the largest in use, has 34 MB."""
+STATE_BYTES = 2**20
+"""Random numbers, schedule and account of the run in each checkpoint, with names and sizes of its tensors."""
 REPORT_BYTES = 16 * 2**20
 """Configuration, metrics, answers and the report with its plots."""
 
@@ -112,16 +114,18 @@ def _dense_bytes(spec: RunSpec) -> int:
 def _checkpoint_bytes(spec: RunSpec, adapter: int) -> int:
     sizes = (tensor.elements for tensor in spec.tensors if tensor.trainable)
     state = sum(saved_state_bytes(spec.config.training.optimizer, size) for size in sizes)
-    return adapter + state + TOKENIZER_BYTES
+    return adapter + state + STATE_BYTES
 
 
 def _checkpoints_kept(spec: RunSpec, updates: int | None) -> int:
-    """Checkpoints on disk at once: those kept and the one being written before the oldest goes."""
+    """Checkpoints on disk at once: those kept, the best one, and the one being written before the oldest goes."""
     training = spec.config.training
     if not training.save_steps:
-        return 0
-    most = training.save_total_limit + 1
-    return most if updates is None else min(most, math.ceil(updates / training.save_steps))  # the last update saves too
+        return 1  # that of a run which is stopped
+    most = training.save_total_limit + 1 + bool(training.eval_steps and spec.config.data.holds_out)
+    if updates is None or training.save_steps == "auto":
+        return most if updates is None else min(most, updates)
+    return min(most, math.ceil(updates / training.save_steps))  # the last update saves too
 
 
 def _shortage(needs: list[Need]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune.errors import RunDirError
+from finetune.json_lines import parse_lines
 from finetune.report import facts
 from finetune.report.areas import predicted_memory
 from finetune.report.curves import draw_curves
@@ -69,14 +69,8 @@ def read_report(run: Path) -> Report:
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Rows of `metrics.jsonl`, none where there is no such file, and the number of lines that are not JSON objects.
-
-    A half-written last line is no row and no fault: a run that was killed leaves one.
-    """
-    *lines, last = (_read(path) or "").split("\n")
-    parsed = [_object(line) for line in lines if line.strip()]
-    rows = [row for row in (*parsed, _object(last)) if row is not None]
-    return rows, parsed.count(None)
+    """Rows of `metrics.jsonl`, none where there is no such file, and the number of lines that are not JSON objects."""
+    return parse_lines(_read(path) or "")
 
 
 def read_preflight(path: Path) -> tuple[Preflight, list[str]]:
@@ -104,14 +98,6 @@ def _read(path: Path) -> str | None:
         raise RunDirError(
             f"{path}: cannot be read ({error.strerror})", "check what it is and who may read it"
         ) from None
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _unreadable(number: int) -> list[str]:

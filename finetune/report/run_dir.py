@@ -14,17 +14,21 @@ from typing import Any
 from finetune import __version__
 from finetune.config import RunConfig, load_config, to_yaml
 from finetune.errors import ConfigError, RunDirError
+from finetune.report.lock import LOCK, OWNER, Lock
 from finetune.spec import RunSpec
+from finetune.whole_file import replace_text
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets")
 
 
 class RunDir:
     """A directory with `config.yaml`, `environment.json`, `preflight.json`, `metrics.jsonl`, `checkpoints/`,
-    `adapter/` and `report.*`. As a context manager it undoes `create` unless `keep()` was called."""
+    `adapter/`, `receipt.json` and `report.*`. As a context manager it gives its lock back, and undoes `create` unless
+    `keep()` was called."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock = Lock(path)
         self._made: list[Path] = []
         self._kept = True
 
@@ -49,11 +53,12 @@ class RunDir:
                 f"output_dir: {self.path} already holds a run",
                 "go on with `--resume`, or name another: output_dir=runs/another-name",
             )
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(entry.name not in (LOCK, OWNER) for entry in self.path.iterdir()):
             raise RunDirError(f"output_dir: {self.path} is not empty", "name a directory that does not exist yet")
         self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        self._kept = False
         self.path.mkdir(parents=True, exist_ok=True)
+        self.lock.acquire()
+        self._kept = False
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -62,6 +67,24 @@ class RunDir:
         if not (path / "config.yaml").is_file():
             raise RunDirError(f"{path} is not a run directory: it has no config.yaml", "give the output_dir of a run")
         return cls(path)
+
+    @classmethod
+    def take_up(cls, path: str | Path) -> tuple[RunDir, list[str]]:
+        """An unfinished run to go on with, and notes of what its last process left undone. Raises RunDirError where
+        `path` is none, is finished, or another process writes there."""
+        run = cls.open(path)
+        if (run.path / "report.json").exists():
+            raise RunDirError(f"{run.path}: the run is finished", "train anew in another output_dir")
+        try:
+            note = run.lock.acquire()
+            for left in (*run.path.glob("rehearsal-*"), *run.path.glob(".*.tmp"), *run.checkpoints.glob(".*")):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        except OSError as error:
+            run.lock.release()
+            raise RunDirError(
+                f"{run.path} cannot be written ({error.strerror})", "give it back its write permission"
+            ) from None
+        return run, [note] if note else []
 
     @property
     def adapter(self) -> Path:
@@ -91,9 +114,7 @@ class RunDir:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file that appears whole or not at all."""
-        partial = self.path / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.path / name)
+        replace_text(self.path / name, text)
 
     def keep(self) -> None:
         """Training begins: from here on nothing is removed."""
@@ -102,7 +123,9 @@ class RunDir:
     def _undo(self) -> None:
         """Removes what a run wrote and the directories it made; one that was there before stays, empty."""
         if self._kept:
+            self.lock.release()
             return
+        self.lock.release()
         for entry in self.path.iterdir() if self.path.is_dir() else ():
             shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
         for folder in self._made:

@@ -11,6 +11,9 @@ from transformers import TrainingArguments
 if TYPE_CHECKING:
     from finetune.spec.run_spec import RunSpec
 
+NEVER = 10**9
+"""Updates between checkpoints where those of `auto` come by the clock; transformers always saves the last update."""
+
 CLASSES = {"sft": "SFTConfig", "dpo": "DPOConfig", "rloo": "RLOOConfig", "grpo": "GRPOConfig"}
 """TRL's configuration of each method."""
 
@@ -48,7 +51,9 @@ def _common(spec: RunSpec) -> dict[str, Any]:
         seed=training.seed,
         data_seed=training.seed,
         save_strategy="steps" if training.save_steps else "no",
-        save_steps=training.save_steps or 500,
+        save_steps=training.save_steps if isinstance(training.save_steps, int) else NEVER,
+        metric_for_best_model="eval_reward" if training.online else "eval_loss",
+        greater_is_better=training.online,
         save_total_limit=training.save_total_limit,
         eval_strategy="steps" if training.eval_steps and spec.config.data.holds_out else "no",
         eval_steps=training.eval_steps,

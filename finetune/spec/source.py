@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -69,6 +70,13 @@ class ModelSource:
         if self.kind == "gguf":
             return str(gguf.convert(self.path))
         return self.name if self.kind == "hub" else str(self.path)
+
+    def files(self) -> Path | None:
+        """The directory of its files on this machine; None for a GGUF file, and where the hub's cache has none."""
+        if self.kind != "hub":
+            return self.path if self.kind == "directory" else None
+        found = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
+        return Path(found).parent if isinstance(found, str) else None
 
     def _hub_config(self) -> PretrainedConfig:
         stored = resources.files("finetune.spec").joinpath("model_configs", *self.name.split("/"), "config.json")

@@ -9,7 +9,11 @@ packing.py      rows of a pack do not see each other, proven before training
 rehearsal.py    the largest batches and a checkpoint, before training begins
 unchanged.py    a trainer that is used and then as it was
 evaluation.py   held-out loss per token
-checkpoints.py  a manifest for every checkpoint; the newest good one
+checkpoints.py  written whole, read back, kept; the newest good one
+saved_state.py  what a checkpoint holds, and how it comes back; state_tree.py: in files without code
+keeper.py       when checkpoints are written, and where one cannot be
+interrupts.py   Ctrl-C and the signals of a host
+ending.py       the adapter at the end, and its rehearsal
 memory.py       memory of the run on its device
 metrics.py      metrics.jsonl, tokens per second, a guard against NaN
 noise.py        gradient noise scale, from the micro batches of an update
@@ -18,7 +22,10 @@ reporters.py    TensorBoard, W&B, MLflow, Trackio
 """
 
 from finetune.training.audit import audit
-from finetune.training.checkpoints import ManifestWriter, newest_good
+from finetune.training.checkpoints import newest_good, passed_over, step_of
+from finetune.training.ending import save_adapter
+from finetune.training.interrupts import Interrupts
+from finetune.training.keeper import Keeper, resume_command
 from finetune.training.memory import MemoryMeter, peak_resident
 from finetune.training.metrics import LossGuard, MetricsWriter
 from finetune.training.packing import PackingProof, prove_packing
@@ -30,8 +37,9 @@ from finetune.training.trial import check_rewards, try_rewards
 from finetune.training.watched import Watched
 
 __all__ = [
+    "Interrupts",
+    "Keeper",
     "LossGuard",
-    "ManifestWriter",
     "MemoryMeter",
     "MetricsWriter",
     "PackingProof",
@@ -42,9 +50,13 @@ __all__ = [
     "build_trainer",
     "check_rewards",
     "newest_good",
+    "passed_over",
     "peak_resident",
     "prepare_reporters",
     "prove_packing",
     "rehearse",
+    "resume_command",
+    "save_adapter",
+    "step_of",
     "try_rewards",
 ]

@@ -1,54 +1,99 @@
-"""A manifest for every checkpoint, and the newest checkpoint that matches its own."""
+"""Checkpoints that are whole or absent: written aside, forced to the disk, renamed, read back, and only then counted.
+
+transformers writes them in place and resumes from the highest number, half-written or not (transformers#35782).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from transformers import TrainerCallback
+from finetune.whole_file import Contents, remove_folder, write_folder
 
 MANIFEST = "manifest.json"
+PREFIX = "checkpoint-"
 
 
-class ManifestWriter(TrainerCallback):
-    """Writes the manifest once a checkpoint is complete: transformers writes checkpoints in place, and one
-    without a manifest is half a checkpoint (transformers#35782)."""
-
-    def on_save(self, args, state, control, **kwargs) -> None:
-        """Called by the trainer after it has written `checkpoint-N`."""
-        write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+class Unreadable(OSError):
+    """A checkpoint does not read back as it was written."""
 
 
-def write_manifest(checkpoint: Path) -> None:
-    """Records size and SHA-256 of every file of a checkpoint; the manifest appears whole or not at all."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST)
-    entries = {path.relative_to(checkpoint).as_posix(): _fingerprint(path) for path in files}
-    partial = checkpoint / f"{MANIFEST}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"files": entries}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(checkpoint / MANIFEST)
+def write_checkpoint(folder: Path, step: int, files: Mapping[str, Contents]) -> Path:
+    """Writes `checkpoint-STEP` in `folder` with a manifest of sizes and SHA-256, and reads it back. Raises OSError, and
+    leaves the other checkpoints alone.
+
+    One of that step which is good already stays as it is: a run that is resumed comes to the same state again.
+    """
+    target = folder / f"{PREFIX}{step}"
+    if is_good(target):
+        return target
+    entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    manifest = json.dumps({"step": step, "files": entries}, indent=1).encode()
+    write_folder(target, {**files, MANIFEST: manifest})
+    if not is_good(target):
+        remove_folder(target)
+        raise Unreadable(f"{target}: it does not read back as it was written")
+    return target
+
+
+def keep_checkpoints(folder: Path, count: int, best: int | None = None) -> None:
+    """Removes all but the `count` newest complete checkpoints and that of step `best`; called once a new one is known
+    to be good. Raises OSError."""
+    complete = [path for path in _by_age(folder) if _matches(path, _size)]
+    kept = {*complete[:count], folder / f"{PREFIX}{best}"}
+    for path in _by_age(folder):
+        if path not in kept:
+            remove_folder(path)
+
+
+def newest_good(folder: Path) -> Path | None:
+    """The checkpoint with the highest step that is whole; None where there is none."""
+    return next((path for path in _by_age(folder) if is_good(path)), None)
+
+
+def passed_over(folder: Path) -> list[Path]:
+    """Checkpoints newer than the newest good one: damaged, or not written to their end."""
+    good = newest_good(folder)
+    return [path for path in _by_age(folder) if good is None or step_of(path) > step_of(good)]
 
 
 def is_good(checkpoint: Path) -> bool:
-    """Whether every file that the manifest lists is there unchanged."""
+    """Whether the manifest is of this step, and every file that it lists is there unchanged."""
+    return _matches(checkpoint, _fingerprint)
+
+
+def _matches(checkpoint: Path, look: Callable[[Path], dict[str, int | str]]) -> bool:
+    """Whether every file is as the manifest has it, as far as `look` sees."""
     try:
-        listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return bool(listed) and all(_fingerprint(checkpoint / name) == entry for name, entry in listed.items())
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        listed = manifest["files"]
+        if f"{PREFIX}{manifest['step']}" != checkpoint.name or not listed:
+            return False
+        return all(look(checkpoint / Path(name).name).items() <= entry.items() for name, entry in listed.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or not what we wrote
         return False
 
 
-def newest_good(checkpoints: Path) -> Path | None:
-    """The checkpoint with the highest step that is whole; None where there is none."""
-    found = [path for path in checkpoints.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    ordered = sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
-    return next((path for path in ordered if is_good(path)), None)
+def _by_age(folder: Path) -> list[Path]:
+    """All checkpoints, the newest first."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Updates done at a checkpoint; 0 where there is none."""
+    return 0 if checkpoint is None else int(checkpoint.name.removeprefix(PREFIX))
+
+
+def _size(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size}
 
 
 def _fingerprint(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        if hasattr(os, "posix_fadvise"):  # from the disk itself, not from what the system remembers of writing it
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

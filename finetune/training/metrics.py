@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from finetune.errors import FinetuneError
+from finetune.json_lines import parse_lines
+from finetune.whole_file import replace_text
 
 if TYPE_CHECKING:
     from finetune.training.watched import Watched
@@ -56,9 +59,15 @@ class MetricsWriter(TrainerCallback, ExportableState):
             getattr(self.trainer, name).fill_(saved[name])
         self._last = (self.seconds, saved["tokens_seen"])
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            lines, _ = parse_lines(self.path.read_text(encoding="utf-8", errors="replace"))
+            kept = [line for line in lines if line["step"] <= state.global_step]
+            replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def sync(self) -> None:
+        """Forces the lines so far to the disk: a checkpoint takes them as written. Raises OSError."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         """Starts the clock of one update."""

@@ -19,11 +19,14 @@ from transformers.trainer_utils import SaveStrategy
 
 from finetune.errors import DoesNotFit, RunDirError
 from finetune.spec import RunSpec
-from finetune.training.checkpoints import ManifestWriter, newest_good
+from finetune.training.checkpoints import newest_good
+from finetune.training.ending import rehearse_end
 from finetune.training.unchanged import unchanged
 from finetune.training.watched import Shape
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from finetune.training.watched import Watched
 
 TOLERANCE = 0.05
@@ -53,15 +56,19 @@ class Rehearsal:
         return {key: value for key, value in asdict(self).items() if key != "notes"}
 
 
-def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -> Rehearsal:
-    """Runs the largest training batch, the largest evaluation batch and the saving of a checkpoint (below `folder`),
-    and puts the trainer back as it was. Does nothing where `training.rehearsal` is off.
+def rehearse(
+    spec: RunSpec, trainer: Watched, tokenizer: PreTrainedTokenizerBase, folder: Path, *, predicted: int
+) -> Rehearsal:
+    """Runs the largest training batch, the largest evaluation batch, the saving of a checkpoint (below `folder`) and
+    what comes at the end of the run, and puts the trainer back as it was. Does nothing where `training.rehearsal` is
+    off.
 
     `predicted` is the peak that preflight expects, in bytes. Raises DoesNotFit where memory or disk runs out,
     RunDirError where a checkpoint does not read back, AuditError where something is not as it was.
     """
     if not spec.config.training.rehearsal:
         return Rehearsal()
+    rehearse_end(trainer.model, tokenizer, folder)
     shortest, largest, longest = _extremes(trainer)
     peaks, clock = {}, StepClock(trainer)
     with TemporaryDirectory(prefix="rehearsal-", dir=folder) as checkpoints, unchanged(trainer):
@@ -101,7 +108,7 @@ def _train(trainer: Watched, shortest: list[dict], largest: list[dict], checkpoi
     args.gradient_accumulation_steps = passes = min(args.gradient_accumulation_steps, 2)
     batches = [trainer.batch_of(rows) for rows in [shortest] * passes + [largest] * passes]
     trainer.get_train_dataloader = lambda: batches
-    trainer.callback_handler.callbacks = [DefaultFlowCallback(), clock, ManifestWriter()]  # no bar and no reporters
+    trainer.callback_handler.callbacks = [DefaultFlowCallback(), clock]  # no bar and no reporters
     trainer.train()
 
 

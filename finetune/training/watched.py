@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -10,7 +11,9 @@ import transformers
 from transformers import PrinterCallback, TrainerCallback
 
 from finetune.spec import RunSpec
+from finetune.training.checkpoints import keep_checkpoints, write_checkpoint
 from finetune.training.memory import MemoryMeter
+from finetune.training.saved_state import SavedState, state_files
 
 REFERENCE = "ref"
 """TRL's name for the copy of an adapter that it makes as a reference (dpo, rloo, grpo)."""
@@ -46,7 +49,8 @@ class Watched:
             self.model.delete_adapter(REFERENCE)
         self.memory = MemoryMeter(self.args.device)
         self.remove_callback(PrinterCallback)  # the progress bar says it better
-        self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)))
+        self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)), OpenLine(self))
+        self.resumed: SavedState | None = None
         zero = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.rows_seen, self.tokens_seen, self.trained_seen = zero.clone(), zero.clone(), zero.clone()
 
@@ -95,13 +99,38 @@ class Watched:
             self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise
 
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Loads an adapter in the type that it has here: PEFT makes a bfloat16 one float32."""
-        dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
-        super()._load_from_checkpoint(*args, **kwargs)
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(dtypes[name])
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """A checkpoint of our own format in the place of transformers', which is written in place and pickled."""
+        self.store_flos()
+        self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint of the run as it is, and removes those that are then too many. Raises OSError."""
+        folder = Path(self.args.output_dir)
+        write_checkpoint(folder, self.state.global_step, state_files(self))
+        keep_checkpoints(folder, self.args.save_total_limit, best=self.state.best_global_step)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The first thing that transformers asks of a checkpoint."""
+        self.resumed = SavedState(Path(resume_from_checkpoint))
+        self.resumed.restore_adapter(self)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self.resumed.restore_optimizer(self)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Came with the optimiser."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self.resumed.restore_random()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """A better held-out figure than all before is worth a checkpoint, where there are any."""
+        best = super()._determine_best_metric(metrics, trial)
+        self.control.should_save |= best and self.spec.config.training.save_steps is not None
+        return best
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
         """No rows where no update is left: transformers makes one too many where it resumes after the last."""
@@ -135,8 +164,7 @@ class Watched:
 
 
 class LastUpdate(TrainerCallback):
-    """Logs and evaluates the last update whatever the intervals, while reporters still listen. Logs at every
-    checkpoint: what the loss summed up since the last line is no part of one, and a resumed run would lose it."""
+    """Logs and evaluates the last update whatever the intervals, while reporters still listen."""
 
     def __init__(self, *, evaluates: bool) -> None:
         self.evaluates = evaluates
@@ -144,8 +172,20 @@ class LastUpdate(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Called after every update, once DefaultFlowCallback has set its flags."""
         last = state.global_step >= state.max_steps
-        control.should_log |= control.should_save or last
+        control.should_log |= last
         control.should_evaluate |= last and self.evaluates
+
+
+class OpenLine(TrainerCallback):
+    """Takes up what a checkpoint holds of the log's next line, once transformers has set its sums to zero."""
+
+    def __init__(self, trainer: Watched) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Called before the first update."""
+        if self.trainer.resumed is not None:
+            self.trainer.resumed.restore_open_line(self.trainer)
 
 
 def _renamed(metrics: dict[str, list], names: dict[str, str]) -> Any:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from finetune import pipeline
 from finetune.config import load_config
 from finetune.errors import RunDirError, Stopped
+from finetune.report import inputs
+from finetune.report.receipt import read_receipt
 from finetune.training import ProgressBar
 
 torch.set_num_threads(1)  # the model is tiny: on a busy machine threads would only wait for each other
@@ -24,11 +26,13 @@ KEYS = [
 ]  # fmt: skip
 
 
-def train(config_file: Path, name: str, *overrides: str, resume: bool = False) -> tuple[Path, dict]:
+def train(
+    config_file: Path, name: str, *overrides: str, said: io.StringIO | None = None, **options: bool
+) -> tuple[Path, dict]:
     """A run of its own directory, with the keys that could make a resumed run differ."""
     output = config_file.parent / name
     config = load_config(config_file, [*KEYS, *overrides, f"output_dir={output}"])
-    return output, pipeline.train(config, Console(file=io.StringIO()), resume=resume)
+    return output, pipeline.train(config, Console(file=said or io.StringIO(), width=1000), **options)
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int | None) -> None:
@@ -71,7 +75,8 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(config_file, monkeypatch, 
     with pytest.raises(Stopped) as caught:
         train(config_file, "halves", *overrides)
     assert caught.value.message == "stopped at step 5 of 7; the last checkpoint is checkpoint-4"
-    assert caught.value.hint == "go on with the same command and --resume"
+    run = config_file.parent / "halves"
+    assert caught.value.hint == f"go on with `finetune train {run / 'config.yaml'} --resume`"
     assert caught.value.exit_code == 5
     halves = config_file.parent / "halves"
     assert not (halves / "adapter").exists()
@@ -144,30 +149,71 @@ def test_only_the_report_is_made_where_only_that_is_missing(config_file):
     }
 
 
-def test_what_cannot_be_resumed_is_refused_in_words(config_file, monkeypatch):
+def test_a_run_without_a_checkpoint_begins_again(config_file, monkeypatch):
+    whole, expected = train(config_file, "whole")
     stop_at(monkeypatch, 1)
     with pytest.raises(Stopped) as stopped:
-        train(config_file, "run")
+        train(config_file, "halves")
     assert stopped.value.message == "stopped at step 1 of 7; no checkpoint had been written"
-    assert stopped.value.hint == "set training.save_steps to be able to resume"
+    assert stopped.value.hint.endswith("--resume`: it begins again")
     stop_at(monkeypatch, None)
+    said = io.StringIO()
+    halves, report = train(config_file, "halves", resume=True, said=said)
+    assert f"{halves} holds no good checkpoint: the run begins again" in said.getvalue()
+    assert same_adapters(whole, halves)
+    assert metrics(halves) == metrics(whole)
+    assert report["eval_loss"] == expected["eval_loss"]
 
-    with pytest.raises(RunDirError) as refused:
-        train(config_file, "run", resume=True)
-    assert refused.value.message == f"{config_file.parent / 'run'} holds no complete checkpoint"
-    assert refused.value.exit_code == 2
+
+def test_what_has_changed_is_named_and_refused(config_file, monkeypatch):
+    stop_at(monkeypatch, 3)
+    with pytest.raises(Stopped):
+        train(config_file, "run")
+    stop_at(monkeypatch, None)
+    kept = {path: path.read_bytes() for path in (config_file.parent / "run").rglob("*") if path.is_file()}
 
     with pytest.raises(RunDirError) as refused:
         train(config_file, "run", "training.learning_rate=0.02", "lora.r=8", resume=True)
-    assert "the configuration has changed since the run began" in refused.value.message
+    assert "what the run is made of has changed since it began: " in refused.value.message
     assert "lora.r was 4, is 8" in refused.value.message
     assert "training.learning_rate was 0.01, is 0.02" in refused.value.message
     assert "seed" not in refused.value.message
-    assert refused.value.hint == "resume with the configuration of the run, or train anew in another output_dir"
+    assert "`--allow-drift`" in refused.value.hint
+    assert refused.value.exit_code == 2
+
+    rows = config_file.parent / "rows.jsonl"
+    before = rows.read_text(encoding="utf-8")
+    rows.write_text(before.replace("Say 3 words", "Say 3 names"), encoding="utf-8")
+    with pytest.raises(RunDirError, match=r"data\.train\.\S+rows\.jsonl was \w{12}, is \w{12}; rows\.(train|eval) was"):
+        train(config_file, "run", resume=True)
+    rows.write_text(before, encoding="utf-8")
+
+    monkeypatch.setattr(inputs, "LIBRARIES", (*inputs.LIBRARIES[1:], "pip"))
+    with pytest.raises(RunDirError, match=r"libraries\.torch was [\w.+]+, is absent; libraries\.pip was absent, is"):
+        train(config_file, "run", resume=True)
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in kept} == kept  # a refusal changes nothing
 
     with pytest.raises(RunDirError, match=r"absent is not a run directory: it has no config\.yaml"):
         train(config_file, "absent", resume=True)
     assert not (config_file.parent / "absent").exists()
+
+
+def test_drift_that_is_allowed_is_said_and_stands_in_the_receipt(config_file, monkeypatch):
+    stop_at(monkeypatch, 3)
+    with pytest.raises(Stopped):
+        train(config_file, "run")
+    stop_at(monkeypatch, None)
+    rows = config_file.parent / "rows.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8").replace("Say 3 words", "Say 3 names"), encoding="utf-8")
+    said = io.StringIO()
+    run, _ = train(config_file, "run", "training.learning_rate=0.02", resume=True, allow_drift=True, said=said)
+    assert "drift allowed: training.learning_rate was 0.01, is 0.02" in said.getvalue()
+    assert "drift allowed: data.train." in said.getvalue()
+    drift = read_receipt(run)["drift"]
+    assert [entry["from_step"] for entry in drift] == [2, 2]
+    assert "training.learning_rate was 0.01, is 0.02" in drift[0]["changed"]
+    assert "learning_rate: 0.02" in (run / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_a_finished_run_is_not_resumed(config_file):
