@@ -26,6 +26,7 @@ from finetune.report import (
     RunDir,
     data_inputs,
     setting_inputs,
+    write_pages,
     write_report,
 )
 from finetune.spec import RunSpec, describe, load_tokenizer
@@ -65,8 +66,13 @@ def train(
     say = functools.partial(_say, console)
     with Interrupts(say) as interrupts, _open_run(spec, resume, say) as run:
         receipt = Receipt(run, allow_drift=allow_drift)
-        start = _start(run, say) if resume else None
+        done = run.finished()
+        start = _start(run, say) if resume and not done else None
         say(*receipt.enter(setting_inputs(spec), step_of(start)))
+        if done:
+            say(f"{run.path}: the run is finished; nothing is left to do")
+            write_pages(run.path)
+            return done
         run.write_text("config.yaml", to_yaml(config))
         verdict = preflight(spec).require_fit()
         prepare_reporters(config.training.report_to, run.path)
@@ -87,7 +93,7 @@ def train(
         say(*proven)
         largest = largest_batch(spec, data)
         expected = (verdict.prediction if largest == verdict.batch else predict(spec, largest)).allocated
-        rehearsal = rehearse(spec, trainer, data.tokenizer, run.path, predicted=expected)
+        rehearsal = rehearse(spec, trainer, run.path, predicted=expected)
         say(*rehearsal.notes)
         if dry_run:
             return {"dry_run": True, **verdict.to_json(), "rehearsal": rehearsal.to_json()}
@@ -254,8 +260,7 @@ def _start(run: RunDir, say: Callable[..., None]) -> Path | None:
     where = f"the run goes on from {good.name}" if good else "the run begins again"
     for path in passed_over(run.checkpoints):
         say(f"{path.name} is damaged or not written to its end: {where}")
-    if good is None:
-        say(f"{run.path} holds no good checkpoint: {where}")
+    say(where if good else f"{run.path} holds no good checkpoint: {where}")
     return good
 
 

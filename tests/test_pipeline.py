@@ -115,7 +115,7 @@ def lines(run: Run) -> list[dict]:
 def test_the_run_directory_holds_what_the_contract_names(run):
     assert {entry.name for entry in run.path.iterdir()} == {
         "config.yaml", "environment.json", "preflight.json", "before.json", "metrics.jsonl", "checkpoints", "adapter",
-        "report.json", "report.md", "report.html", "tensorboard",
+        "receipt.json", "report.json", "report.md", "report.html", "tensorboard", ".lock",
     }  # fmt: skip
     assert {entry.name for entry in (run.path / "adapter").iterdir()} >= {
         "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja",
@@ -126,7 +126,8 @@ def test_the_run_directory_holds_what_the_contract_names(run):
     assert environment["device"].startswith("CPU")
 
 
-def test_the_newest_checkpoints_are_kept_each_with_its_manifest(run):
+def test_the_newest_checkpoints_are_kept_and_the_best(run):
+    """The last update is evaluated too, and is the best so far."""
     assert run.config.training.save_total_limit == 2
     assert sorted(folder.name for folder in (run.path / "checkpoints").glob("checkpoint-*")) == [
         "checkpoint-4",

@@ -22,7 +22,7 @@ from finetune.spec import RunSpec, gguf
 GIB = 2**30
 TOKENIZER_BYTES = 40 * 2**20
 """Tokenizer and small files beside the adapter; Gemma's tokenizer, the largest in use, has 34 MB."""
-STATE_BYTES = 2**20
+STATE_BYTES = 4 * 2**20
 """Random numbers, schedule and account of the run in each checkpoint, with names and sizes of its tensors."""
 REPORT_BYTES = 16 * 2**20
 """Configuration, metrics, answers and the report with its plots."""

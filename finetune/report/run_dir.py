@@ -70,11 +70,9 @@ class RunDir:
 
     @classmethod
     def take_up(cls, path: str | Path) -> tuple[RunDir, list[str]]:
-        """An unfinished run to go on with, and notes of what its last process left undone. Raises RunDirError where
-        `path` is none, is finished, or another process writes there."""
+        """A run to go on with, and notes of what its last process left undone. Raises RunDirError where `path` is none,
+        or another process writes there."""
         run = cls.open(path)
-        if (run.path / "report.json").exists():
-            raise RunDirError(f"{run.path}: the run is finished", "train anew in another output_dir")
         try:
             note = run.lock.acquire()
             for left in (*run.path.glob("rehearsal-*"), *run.path.glob(".*.tmp"), *run.checkpoints.glob(".*")):
@@ -100,6 +98,11 @@ class RunDir:
     def metrics(self) -> Path:
         """One JSON object a line for each log."""
         return self.path / "metrics.jsonl"
+
+    def finished(self) -> dict[str, Any] | None:
+        """What report.json holds; None for a run that is not finished."""
+        file = self.path / "report.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     def config(self) -> RunConfig:
         """The resolved configuration of the run."""

@@ -12,21 +12,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.trainer_callback import DefaultFlowCallback
 from transformers.trainer_utils import SaveStrategy
 
 from finetune.errors import DoesNotFit, RunDirError
 from finetune.spec import RunSpec
-from finetune.training.checkpoints import newest_good
+from finetune.training.checkpoints import Unreadable, newest_good
 from finetune.training.ending import rehearse_end
 from finetune.training.unchanged import unchanged
 from finetune.training.watched import Shape
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from finetune.training.watched import Watched
 
 TOLERANCE = 0.05
@@ -56,9 +53,7 @@ class Rehearsal:
         return {key: value for key, value in asdict(self).items() if key != "notes"}
 
 
-def rehearse(
-    spec: RunSpec, trainer: Watched, tokenizer: PreTrainedTokenizerBase, folder: Path, *, predicted: int
-) -> Rehearsal:
+def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -> Rehearsal:
     """Runs the largest training batch, the largest evaluation batch, the saving of a checkpoint (below `folder`) and
     what comes at the end of the run, and puts the trainer back as it was. Does nothing where `training.rehearsal` is
     off.
@@ -68,7 +63,7 @@ def rehearse(
     """
     if not spec.config.training.rehearsal:
         return Rehearsal()
-    rehearse_end(trainer.model, tokenizer, folder)
+    rehearse_end(trainer.model, trainer.processing_class, folder)
     shortest, largest, longest = _extremes(trainer)
     peaks, clock = {}, StepClock(trainer)
     with TemporaryDirectory(prefix="rehearsal-", dir=folder) as checkpoints, unchanged(trainer):
@@ -126,27 +121,26 @@ def _measured(trainer: Watched, spec: RunSpec, shape: Shape, peaks: dict[Shape, 
     trainer.memory.begin()
     try:
         yield
-    except (RuntimeError, OSError, SafetensorError) as error:
+    except Unreadable:
+        raise RunDirError(
+            f"{spec.config.output_dir}: a checkpoint does not read back as it was written",
+            "check the disk, or name an output_dir on another one",
+        ) from None
+    except OSError as error:
+        raise DoesNotFit(
+            f"a checkpoint could not be written in the rehearsal: {error}", "free space, or name another output_dir"
+        ) from None
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in reason:
             raise DoesNotFit(f"out of memory in the rehearsal, at {shape}: {reason}", _smaller(spec)) from None
-        if isinstance(error, RuntimeError) and "inline_container" not in reason:  # that of torch.save
-            raise
-        raise DoesNotFit(
-            f"a checkpoint could not be written in the rehearsal: {reason}", "free space, or name another output_dir"
-        ) from None
+        raise
     peaks[shape] = trainer.memory.peak()
 
 
 def _size_of_newest(checkpoints: Path) -> int:
-    """Bytes of the checkpoint that was saved. Raises RunDirError where it does not read as it was written."""
-    checkpoint = newest_good(checkpoints)
-    if checkpoint is None:
-        raise RunDirError(
-            f"{checkpoints.parent}: a checkpoint does not read back as it was written",
-            "check the disk, or name an output_dir on another one",
-        )
-    return sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    """Bytes of the checkpoint that was saved."""
+    return sum(path.stat().st_size for path in newest_good(checkpoints).iterdir())
 
 
 def _smaller(spec: RunSpec) -> str:

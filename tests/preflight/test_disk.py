@@ -14,7 +14,7 @@ from rich.console import Console
 
 from finetune import pipeline
 from finetune.config import load_config
-from finetune.preflight.disk import TOKENIZER_BYTES, Disk, Need, disk_needs
+from finetune.preflight.disk import STATE_BYTES, Disk, Need, disk_needs
 from finetune.spec import ModelSource, RunSpec, describe
 
 
@@ -108,13 +108,17 @@ def test_checkpoints_hold_the_optimiser_and_number_one_more_than_kept(
     """State of tensors as small as these stays in 32 bits."""
     keys = (f"training.optimizer={optimizer}", "training.save_steps=10", "training.save_total_limit=3")
     spec = describe(load_config(config_file, keys))
-    one = (4 + state) * spec.parameters.trainable + TOKENIZER_BYTES
+    one = (4 + state) * spec.parameters.trainable + STATE_BYTES
     for updates, count in {None: 4, 1000: 4, 25: 3, 5: 1}.items():
         assert named(disk_needs(spec, updates=updates))["checkpoints"].bytes == pytest.approx(count * one, rel=1e-6)
 
 
-def test_no_checkpoints_where_none_are_asked_for(config_file: Path) -> None:
-    assert "checkpoints" not in named(disk_needs(describe(load_config(config_file))))
+@pytest.mark.parametrize(("keys", "count"), [(["save_steps=null"], 1), ([], 3), (["eval_steps=5"], 4)])
+def test_checkpoints_by_the_clock_or_where_a_run_is_stopped(config_file: Path, keys: list[str], count: int) -> None:
+    """By the clock: two kept and the one being written, besides the best where there is one."""
+    spec = describe(load_config(config_file, [f"training.{key}" for key in keys]))
+    one = (4 + 8) * spec.parameters.trainable + STATE_BYTES
+    assert named(disk_needs(spec))["checkpoints"].bytes == pytest.approx(count * one, rel=1e-6)
 
 
 def test_merging_is_told_and_not_required(spec: RunSpec) -> None:
@@ -133,7 +137,8 @@ def test_a_real_checkpoint_takes_what_was_said(spec: RunSpec) -> None:
     assert len(checkpoints) == 1
     files = {path.name: path.stat().st_size for path in checkpoints[0].iterdir()}
     said = named(disk_needs(spec, updates=1))["checkpoints"].bytes
-    assert files["adapter_model.safetensors"] + files["optimizer.pt"] == pytest.approx(said - TOKENIZER_BYTES, rel=0.05)
+    state = files["adapter_model.safetensors"] + files["training_state.safetensors"]
+    assert state == pytest.approx(said - STATE_BYTES, rel=0.05)
     assert sum(files.values()) < said
 
 

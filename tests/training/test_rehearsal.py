@@ -21,8 +21,7 @@ from safetensors.torch import load_file
 from finetune import pipeline
 from finetune.config import load_config
 from finetune.errors import AuditError, DoesNotFit, RunDirError
-from finetune.training import ManifestWriter, Rehearsal, rehearse
-from finetune.training import rehearsal as rehearsal_module
+from finetune.training import Rehearsal, checkpoints, ending, rehearse
 from finetune.training import unchanged as unchanged_module
 from finetune.training.unchanged import fingerprint
 
@@ -206,7 +205,6 @@ def test_the_peak_is_that_of_a_run_whose_every_batch_is_the_worst(tmp_path, conf
     assembly = assemble(config_file, *keys, "training.save_steps=3", "data.eval=null", "lora.r=32")
     found = rehearsed(assembly, tmp_path)
     trainer = assembly.trainer
-    trainer.add_callback(ManifestWriter())
     trainer.train()
     assert found.train_peak_bytes == trainer.memory.peak()
     checkpoint = Path(trainer.args.output_dir) / "checkpoint-3"
@@ -320,31 +318,48 @@ def file_limit() -> Iterator:
 
 @pytest.mark.parametrize("share", [0.5, 1.5], ids=["adapter", "optimiser"])
 def test_a_full_disk_is_found_before_the_run(tmp_path, config_file, file_limit, share):
-    """At the adapter, which safetensors writes, and at the optimiser's state, twice as large, which torch does."""
+    """At the adapter alone, and at the optimiser's state, which is twice as large."""
     assembly = assemble(config_file, "lora.r=64")
     folder = tmp_path / "folder"
     folder.mkdir()
     file_limit(int(share * sum(tensor.nbytes for tensor in assembly.trained().values())))
     with pytest.raises(DoesNotFit) as caught:
         rehearsed(assembly, folder)
-    assert caught.value.message.startswith("a checkpoint could not be written in the rehearsal: ")
+    what = "the adapter could not be saved" if share < 1 else "a checkpoint could not be written"
+    assert caught.value.message == f"{what} in the rehearsal: [Errno 27] File too large"
     assert caught.value.hint == "free space, or name another output_dir"
     assert not any(folder.iterdir())
 
 
-def test_a_checkpoint_that_reads_otherwise_than_written_is_refused(tmp_path, config_file, monkeypatch):
-    class Faulty(ManifestWriter):
-        def on_save(self, args, state, control, **kwargs):
-            super().on_save(args, state, control)
-            weights = next(Path(args.output_dir).rglob("optimizer.pt"))
-            weights.write_bytes(weights.read_bytes()[:-1])
+@pytest.mark.parametrize(("module", "what"), [(checkpoints, "a checkpoint"), (ending, "an adapter")])
+def test_what_reads_otherwise_than_written_is_refused(tmp_path, config_file, monkeypatch, module, what):
+    """A disk that loses a bit on the way."""
+    write = module.write_folder
 
-    monkeypatch.setattr(rehearsal_module, "ManifestWriter", Faulty)
+    def faulty(target, files):
+        write(target, files)
+        weights = target / "adapter_model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+
+    monkeypatch.setattr(module, "write_folder", faulty)
+    assembly = assemble(config_file)
     with pytest.raises(RunDirError) as caught:
-        rehearsed(assemble(config_file), tmp_path)
-    assert caught.value.message == f"{tmp_path}: a checkpoint does not read back as it was written"
+        rehearsed(assembly, tmp_path)
+    where = assembly.spec.config.output_dir if module is checkpoints else tmp_path
+    assert caught.value.message == f"{where}: {what} does not read back as it was written"
     assert caught.value.hint == "check the disk, or name an output_dir on another one"
     assert not list(tmp_path.glob("rehearsal-*"))
+
+
+def test_an_adapter_that_cannot_be_merged_is_found_before_the_run(tmp_path, config_file, monkeypatch):
+    assembly = assemble(config_file)
+    layer = assembly.model.base_model.model.model.layers[0].self_attn.v_proj
+    with torch.no_grad():
+        layer.lora_B["default"].weight[0] = float("inf")
+    with pytest.raises(RunDirError) as caught:
+        rehearsed(assembly, tmp_path)
+    assert caught.value.message.startswith("base_model.model.model.layers.0.self_attn.v_proj: the adapter's part [")
+    assert "cannot be added to the weight [" in caught.value.message
 
 
 def test_a_dry_run_rehearses(config_file):

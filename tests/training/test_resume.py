@@ -216,9 +216,14 @@ def test_drift_that_is_allowed_is_said_and_stands_in_the_receipt(config_file, mo
     assert "learning_rate: 0.02" in (run / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_a_finished_run_is_not_resumed(config_file):
-    run, _ = train(config_file, "run", "training.max_steps=2")
-    before = (run / "report.json").read_bytes()
-    with pytest.raises(RunDirError, match="the run is finished"):
-        train(config_file, "run", "training.max_steps=2", resume=True)
-    assert (run / "report.json").read_bytes() == before
+def test_a_finished_run_is_left_as_it_is(config_file):
+    """Whoever starts a run again until it is done is told so, and a page that is missing comes back."""
+    run, report = train(config_file, "run", "training.max_steps=2")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    (run / "report.html").unlink()
+    said = io.StringIO()
+    assert train(config_file, "run", "training.max_steps=2", resume=True, said=said)[1] == report
+    assert f"{run}: the run is finished; nothing is left to do" in said.getvalue()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == before
+    with pytest.raises(RunDirError, match=r"has changed since it began: training\.max_steps was 2, is 9"):
+        train(config_file, "run", "training.max_steps=9", resume=True)
