@@ -41,6 +41,7 @@ SCENARIOS = {
     "packed": ["data.packing=true", "training.optimizer=adamw_8bit", "lora.r=128"],
     "dpo": ["training.method=dpo", "training.eval_steps=3"],
     "rloo": ["training.method=rloo", *ROLLOUT],
+    "short": ["training.max_steps=4"],
     "grpo": ["training.method=grpo", *ROLLOUT],
 }
 """Overrides of each kind of run; 8-bit state begins at 4,096 elements, hence the rank."""
@@ -148,9 +149,12 @@ def warm_up() -> None:
     import trl.trainer.sft_trainer  # noqa: F401
 
     import finetune.pipeline
+    import finetune.training.keeper
     import finetune.training.online
     import finetune.training.preference
-    import finetune.training.supervised  # noqa: F401
+    import finetune.training.supervised
+
+    finetune.training.keeper.PATIENCE = 0.01
 
 
 def good_checkpoints(run: Path) -> set[int]:

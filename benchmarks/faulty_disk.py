@@ -61,7 +61,7 @@ class FaultyDisk:
             return False
         code = FAULTS[self.fault]
         if code is not None:
-            raise OSError(code, os.strerror(code), str(path))
+            raise OSError(code, os.strerror(code), None if name in ("write", "fsync") else str(path))
         if self.fault == "short write":
             return True
         if self.fault != "killed":

@@ -6,6 +6,9 @@ the command-line contract. Anything that is not a `FinetuneError` is a bug of ou
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 
 class FinetuneError(Exception):
     """Base of all user errors: `message` says what is wrong, `hint` what to do about it."""
@@ -48,9 +51,14 @@ class DataError(FinetuneError):
 
 
 class Stopped(FinetuneError):
-    """The run was stopped on purpose and can be resumed."""
+    """The run in directory `run` was stopped, on purpose or by a fault outside it, and can be resumed; `first` is what
+    is to be done before."""
 
     exit_code = 5
+
+    def __init__(self, message: str, run: Path, first: str = "") -> None:
+        command = f"finetune train {shlex.quote(str(run / 'config.yaml'))} --resume"
+        super().__init__(message, f"{first}go on with `{command}`")
 
 
 class AuditError(FinetuneError):

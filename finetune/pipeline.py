@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from finetune.config import RunConfig, load_config, to_yaml
+from finetune.config import RunConfig, load_config
 from finetune.data import LoadedData, load_data
 from finetune.errors import ConfigError, DoesNotFit, Stopped
 from finetune.model import answer, build_model, load_trained
@@ -46,7 +46,6 @@ from finetune.training import (
     prepare_reporters,
     prove_packing,
     rehearse,
-    resume_command,
     save_adapter,
     step_of,
     try_rewards,
@@ -73,7 +72,7 @@ def train(
             say(f"{run.path}: the run is finished; nothing is left to do")
             write_pages(run.path)
             return done
-        run.write_text("config.yaml", to_yaml(config))
+        run.describe(spec)
         verdict = preflight(spec).require_fit()
         prepare_reporters(config.training.report_to, run.path)
         data = load_data(spec)
@@ -300,18 +299,16 @@ def _within_memory(trainer: Watched) -> Iterator[None]:
 
 @contextmanager
 def _resumable(run: RunDir, trainer: Watched, interrupts: Interrupts) -> Iterator[None]:
-    """Says how the run goes on where it was stopped, or a file could not be written or read."""
+    """Says how a run goes on that was stopped."""
     try:
         yield
-    except (KeyboardInterrupt, OSError) as error:
+    except KeyboardInterrupt:
         done = newest_good(run.checkpoints)
-        reason = f" ({interrupts.asked})" if interrupts.asked else ""
-        if isinstance(error, OSError):
-            reason = f": {error.filename or run.path}: {error.strerror or error}"
+        asked = f" ({interrupts.asked})" if interrupts.asked else ""
         raise Stopped(
-            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}{reason}; "
-            + (f"the last checkpoint is {done.name}" if done else "no checkpoint had been written"),
-            resume_command(run.path) + ("" if done else ": it begins again"),
+            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}{asked}; "
+            + (f"the last checkpoint is {done.name}" if done else "no checkpoint had been written: it begins again"),
+            run.path,
         ) from None
 
 

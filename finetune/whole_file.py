@@ -79,7 +79,7 @@ def _gone(path: Path) -> Path:
 
 
 def write_durably(path: Path, data: Contents) -> None:
-    """A new file whose bytes are on the disk when this returns. Raises OSError."""
+    """A new file whose bytes are on the disk when this returns. Raises OSError, which names the file."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -87,6 +87,9 @@ def write_durably(path: Path, data: Contents) -> None:
         while rest:  # a write may take a part only
             rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)
 

@@ -50,7 +50,8 @@ class Lock:
     def release(self) -> None:
         """Gives it back."""
         if self._lock.is_locked:
-            self.owner.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next one says that this one ended without a word
+                self.owner.unlink(missing_ok=True)
             self._lock.release()
 
     def _who(self) -> str | None:

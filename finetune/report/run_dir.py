@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune import __version__
 from finetune.config import RunConfig, load_config, to_yaml
-from finetune.errors import ConfigError, RunDirError
+from finetune.errors import ConfigError, RunDirError, Stopped
 from finetune.report.lock import LOCK, OWNER, Lock
 from finetune.spec import RunSpec
 from finetune.whole_file import replace_text
@@ -38,8 +38,7 @@ class RunDir:
         run = cls(Path(spec.config.output_dir).expanduser())
         try:
             run._claim()
-            run.write_text("config.yaml", to_yaml(spec.config))
-            run.write_json("environment.json", environment(spec))
+            run.describe(spec)
         except OSError as error:
             run._undo()
             raise RunDirError(
@@ -99,6 +98,11 @@ class RunDir:
         """One JSON object a line for each log."""
         return self.path / "metrics.jsonl"
 
+    def describe(self, spec: RunSpec) -> None:
+        """Writes down how the run was asked for, and on what it runs. Raises OSError."""
+        self.write_text("config.yaml", to_yaml(spec.config))
+        self.write_json("environment.json", environment(spec))
+
     def finished(self) -> dict[str, Any] | None:
         """What report.json holds; None for a run that is not finished."""
         file = self.path / "report.json"
@@ -130,7 +134,8 @@ class RunDir:
             return
         self.lock.release()
         for entry in self.path.iterdir() if self.path.is_dir() else ():
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+            with contextlib.suppress(OSError):  # the disk may be why the run never began
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for folder in self._made:
             with contextlib.suppress(OSError):  # it holds something else by now
                 folder.rmdir()
@@ -140,6 +145,11 @@ class RunDir:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self._undo()
+        if isinstance(error, OSError) and error.filename and self.path in Path(error.filename).parents:
+            reason = f"{error.filename} could not be written or read ({error.strerror})"
+            if self._kept:
+                raise Stopped(reason, self.path, "see to the disk and its permissions, then ") from None
+            raise RunDirError(reason, "see to the disk and its permissions, or name another output_dir") from None
 
 
 def environment(spec: RunSpec) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from finetune.training.audit import audit
 from finetune.training.checkpoints import newest_good, passed_over, step_of
 from finetune.training.ending import save_adapter
 from finetune.training.interrupts import Interrupts
-from finetune.training.keeper import Keeper, resume_command
+from finetune.training.keeper import Keeper
 from finetune.training.memory import MemoryMeter, peak_resident
 from finetune.training.metrics import LossGuard, MetricsWriter
 from finetune.training.packing import PackingProof, prove_packing
@@ -55,7 +55,6 @@ __all__ = [
     "prepare_reporters",
     "prove_packing",
     "rehearse",
-    "resume_command",
     "save_adapter",
     "step_of",
     "try_rewards",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -113,13 +112,9 @@ class Keeper(TrainerCallback):
         return Stopped(
             f"{what} could not be written ({why}); "
             + (f"the last good checkpoint is {good.name}" if good else "there is no good checkpoint"),
-            f"see to the disk and its permissions, then {resume_command(self.folder.parent)}",
+            self.folder.parent,
+            "see to the disk and its permissions, then ",
         )
-
-
-def resume_command(run: Path) -> str:
-    """How a run goes on, for a hint."""
-    return f"go on with `finetune train {shlex.quote(str(run / 'config.yaml'))} --resume`"
 
 
 def _require_finite(trainer: Watched) -> None:
