@@ -2,6 +2,9 @@
 
 trainer.py      the trainer of the run's method, with adapters left in their own dtype
 watched.py      what every one has: memory followed, tokens counted, held-out figures
+guarded.py      a batch that does not fit is split, an update that is no number is not taken, from update.py, which
+                keeps the micro batches of an update; halves.py and randomness.py serve it; nonfinite.py finds the rows
+guards.py       what the guards have seen: notes, files, counts; spikes.py: losses that stand out
 supervised.py   sft; preference.py: dpo; online.py: rloo and grpo; each on TRL's
 trial.py        rewards tried before the run, and what their baseline saves
 audit.py        what was built is what was described
@@ -11,7 +14,7 @@ unchanged.py    a trainer that is used and then as it was
 evaluation.py   held-out loss per token
 checkpoints.py  a manifest for every checkpoint; the newest good one
 memory.py       memory of the run on its device
-metrics.py      metrics.jsonl, tokens per second, a guard against NaN
+metrics.py      metrics.jsonl, tokens per second
 noise.py        gradient noise scale, from the micro batches of an update
 progress.py     the bar on the terminal
 reporters.py    TensorBoard, W&B, MLflow, Trackio
@@ -20,7 +23,8 @@ reporters.py    TensorBoard, W&B, MLflow, Trackio
 from finetune.training.audit import audit
 from finetune.training.checkpoints import ManifestWriter, newest_good
 from finetune.training.memory import MemoryMeter, peak_resident
-from finetune.training.metrics import LossGuard, MetricsWriter
+from finetune.training.metrics import MetricsWriter
+from finetune.training.nonfinite import finite
 from finetune.training.packing import PackingProof, prove_packing
 from finetune.training.progress import ProgressBar
 from finetune.training.rehearsal import Rehearsal, rehearse
@@ -30,7 +34,6 @@ from finetune.training.trial import check_rewards, try_rewards
 from finetune.training.watched import Watched
 
 __all__ = [
-    "LossGuard",
     "ManifestWriter",
     "MemoryMeter",
     "MetricsWriter",
@@ -41,6 +44,7 @@ __all__ = [
     "audit",
     "build_trainer",
     "check_rewards",
+    "finite",
     "newest_good",
     "peak_resident",
     "prepare_reporters",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate.utils import release_memory
 from bitsandbytes.functional import GlobalPageManager
@@ -17,6 +15,7 @@ from bitsandbytes.optim import GlobalOptimManager
 
 from finetune.errors import AuditError
 from finetune.training.audit import HINT
+from finetune.training.randomness import random_state, set_random_state
 
 if TYPE_CHECKING:
     from finetune.training.watched import Watched
@@ -40,7 +39,7 @@ def unchanged(trainer: Watched) -> Iterator[None]:
     before = fingerprint(trainer)
     tensors = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in _changing(trainer.model)]
     containers = [pair for owner in _owners(trainer) for pair in _contents(owner)]
-    randomness = _random_state(trainer.args.device)
+    randomness = random_state(trainer.args.device)
     _stand_in(trainer)
     yield
     for container, content in containers:
@@ -51,7 +50,7 @@ def unchanged(trainer: Watched) -> Iterator[None]:
             tensor.copy_(value)
     trainer.model.zero_grad(set_to_none=True)
     release_memory()  # so that the run finds the card's memory in one piece
-    _set_random_state(randomness, trainer.args.device)
+    set_random_state(randomness, trainer.args.device)
     after = fingerprint(trainer)
     for name in {**before, **after}:
         if before.get(name) != after.get(name):
@@ -70,7 +69,7 @@ def fingerprint(trainer: Watched) -> dict[str, Any]:
         found[f"the gradient of {name}"] = None if parameter.grad is None else _digest(parameter.grad)
     found |= {name: _digest(buffer) for name, buffer in trainer.model.named_buffers()}
     found |= {f"the mode of {name or 'the model'}": part.training for name, part in trainer.model.named_modules()}
-    for name, state in _random_state(trainer.args.device).items():
+    for name, state in random_state(trainer.args.device).items():
         found[f"random numbers of {name}"] = _digest(state) if isinstance(state, torch.Tensor) else repr(state)
     found |= {name: int(getattr(trainer, name)) for name in COUNTED}
     found |= {name: repr(getattr(trainer, name)) for name in ("args", "state", "control", "_metrics")}
@@ -110,19 +109,6 @@ def _changing(model: torch.nn.Module) -> Iterator[torch.Tensor]:
     """Trained tensors, and buffers: some models stretch their rotary frequencies to the longest sequence seen."""
     yield from (parameter for parameter in model.parameters() if parameter.requires_grad)
     yield from model.buffers()
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _digest(tensor: torch.Tensor) -> tuple[torch.dtype, str]:

@@ -10,6 +10,7 @@ import transformers
 from transformers import PrinterCallback, TrainerCallback
 
 from finetune.spec import RunSpec
+from finetune.training.guarded import Guarded
 from finetune.training.memory import MemoryMeter
 
 REFERENCE = "ref"
@@ -27,7 +28,7 @@ class Shape(NamedTuple):
         return f"the largest {self.purpose} batch ({self.rows} x {self.longest:,} tokens)"
 
 
-class Watched:
+class Watched(Guarded):
     """Comes before one of TRL's trainers in the order of classes.
 
     `rows_seen` and `tokens_seen` count rows and tokens without padding, `trained_seen` those that are trained. They are
@@ -46,7 +47,7 @@ class Watched:
             self.model.delete_adapter(REFERENCE)
         self.memory = MemoryMeter(self.args.device)
         self.remove_callback(PrinterCallback)  # the progress bar says it better
-        self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)))
+        self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)), self.guards)
         zero = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.rows_seen, self.tokens_seen, self.trained_seen = zero.clone(), zero.clone(), zero.clone()
 
@@ -72,7 +73,7 @@ class Watched:
 
     def last_notes(self) -> list[str]:
         """What is to be said of the run at its end."""
-        return []
+        return self.guards.notes()
 
     def count(self, rows: int | torch.Tensor, tokens: torch.Tensor, trained: torch.Tensor) -> None:
         """Adds a batch to what was seen."""
