@@ -91,7 +91,7 @@ class OnlineTrainer(Watched):
         return inputs["completion_mask"].sum()
 
     def metric_weight(self, inputs: dict[str, Any], name: str) -> torch.Tensor | int:
-        """Entropy is a mean over tokens; so are others of GRPO's."""
+        """Entropy is a mean over tokens, others over completions."""
         return self.trained(inputs) if name == "entropy" else self.rows(inputs)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict]:
@@ -176,9 +176,8 @@ class GroupTrainer(OnlineTrainer, GRPOTrainer):
         return self.trained(piece) / self.trained(whole) if self.loss_type == "bnpo" else super().share(piece, whole)
 
     def metric_weight(self, inputs: dict[str, Any], name: str) -> torch.Tensor | int:
-        """Divergence, entropy and clipped shares are means over tokens; the smallest and largest are of completions."""
-        by_rows = ("clip_ratio/low_min", "clip_ratio/high_max")
-        return self.rows(inputs) if name in by_rows else self.trained(inputs)
+        """Divergence, entropy and clipped shares are means over tokens."""
+        return self.trained(inputs)
 
     def count_anew(self, micro_batches: list[MicroBatch]) -> None:
         """See `Guarded`. Tokens of all completions stand in each batch, and TRL takes the share of this update."""

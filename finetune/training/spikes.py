@@ -13,9 +13,9 @@ WINDOW = 50
 LEAST = 20
 """Losses before the first one can stand out: of fewer the spread is a guess, and the loss falls fastest."""
 
-DEVIATIONS = 8.0
-"""Median absolute deviations above the median. Of normal noise that is 5.4 standard deviations, one line in 3e7; losses
-of updates have a longer tail than that, which this leaves room for."""
+DEVIATIONS = 10.0
+"""Median absolute deviations above the median: 6.7 standard deviations of normal noise, one line in 1e11. Losses have a
+longer tail than that: where they differ by a lognormal factor of 1.35, as of very small batches, it is one in 1e4."""
 
 FLOOR = 0.02
 """Least spread, as a share of the median: where losses hardly differ any two of them would stand out."""

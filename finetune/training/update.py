@@ -215,9 +215,13 @@ def _aside(trainer: Guarded) -> Iterator[dict[str, Any]]:
 
 
 def _merged(trainer: Guarded, noted: list[tuple[dict[str, Any], dict[str, float]]]) -> dict[str, float]:
-    """TRL's means over pieces as one over all of them."""
+    """TRL's means over pieces as one over all of them; the smallest and the largest stay that."""
     merged = {}
+    ends = {"_min": min, "_max": max}
     for name in noted[0][1]:
+        if name[-4:] in ends:
+            merged[name] = ends[name[-4:]](found[name] for _, found in noted)
+            continue
         weights = [float(trainer.metric_weight(inputs, name)) for inputs, _ in noted]
         terms = [w * found[name] for w, (_, found) in zip(weights, noted, strict=True) if w]
         merged[name] = sum(terms) / sum(weights) if terms else noted[0][1][name]
