@@ -12,6 +12,7 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from finetune.rl.rewards import Completion, Scorer, total
 from finetune.spec.loss import NUMBER
+from finetune.training.sampling import sampled, within_memory
 from finetune.training.update import MicroBatch
 from finetune.training.watched import Shape, Watched
 
@@ -68,7 +69,8 @@ class OnlineTrainer(Watched):
         """A micro batch of completions, sampled where none are left; one that is there already stays."""
         if isinstance(generation_batch, dict) and "completion_mask" in generation_batch:
             return generation_batch
-        batch = super()._prepare_inputs(generation_batch)
+        with within_memory(self):
+            batch = super()._prepare_inputs(generation_batch)
         if self.model.training and isinstance(batch, dict) and "completion_mask" in batch:
             trained = batch["completion_mask"].sum()
             self.count(len(batch["completion_mask"]), batch["prompt_mask"].sum() + trained, trained)
@@ -160,6 +162,10 @@ class LeaveOneOutTrainer(OnlineTrainer, RLOOTrainer):
         """See `OnlineTrainer`."""
         return self._generate_single_turn(prompts, None, {})
 
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any) -> list[list[int]]:
+        generate = super()._generate_single_turn
+        return sampled(self, lambda prompts: generate(prompts, *args), prompt_ids)
+
 
 class GroupTrainer(OnlineTrainer, GRPOTrainer):
     """GRPO (Shao et al. 2024): rewards less their group's mean, over its standard deviation."""
@@ -167,6 +173,10 @@ class GroupTrainer(OnlineTrainer, GRPOTrainer):
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
         """See `OnlineTrainer`."""
         return self._generate_single_turn(prompts, None, {}, self.num_generations)[0]
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any) -> tuple[list[list[int]], None]:
+        generate = super()._generate_single_turn
+        return sampled(self, lambda prompts: generate(prompts, *args)[0], prompt_ids), None
 
     def share(self, piece: dict[str, Any], whole: dict[str, Any]) -> torch.Tensor | float | None:
         """TRL's losses divide by the tokens of all completions sampled together (a sum, then), by the micro batch's

@@ -29,12 +29,16 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 @contextmanager
 def drawn_for(rows: Sequence[int], total: int) -> Iterator[None]:
-    """Dropout inside draws the mask of a batch of `total` rows and applies that of `rows`, which are what it is given.
+    """Dropout and the sampling of tokens inside draw for a batch of `total` rows and use what falls to `rows`, which
+    are what they are given.
 
-    It replaces the function itself: a mode of torch's is left where `backward` begins, and checkpointed layers are
-    computed again in there, on a card in a thread of its own. Dropout inside an attention kernel is out of its reach.
+    The functions themselves are replaced: a mode of torch's is left where `backward` begins, and checkpointed layers
+    are computed again in there, on a card in a thread of its own. Dropout inside an attention kernel is out of reach.
     """
-    whole = functional.dropout
+    if len(rows) == total:
+        yield
+        return
+    whole, multinomial = functional.dropout, torch.multinomial
 
     def dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
         if not training or p == 0.0:
@@ -46,8 +50,13 @@ def drawn_for(rows: Sequence[int], total: int) -> Iterator[None]:
             mask = kept.view(total, each, *input.shape[1:])[list(rows)].view_as(input)
         return input.mul_(mask) if inplace else input * mask
 
-    functional.dropout = dropout
+    def sample(input: torch.Tensor, num_samples: int, **kwargs: Any) -> torch.Tensor:
+        every = torch.ones((total, input.shape[1]), dtype=input.dtype, device=input.device)
+        every[list(rows)] = input
+        return multinomial(every, num_samples, **kwargs)[list(rows)]
+
+    functional.dropout, torch.multinomial = dropout, sample
     try:
         yield
     finally:
-        functional.dropout = whole
+        functional.dropout, torch.multinomial = whole, multinomial

@@ -222,6 +222,34 @@ def test_an_evaluation_is_split_to_the_same_figures(config_file, tmp_path, metho
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("method", ["rloo", "grpo"])
+def test_completions_sampled_in_halves_are_those_of_the_whole(config_file, tmp_path, method):
+    """With dropout on, as TRL samples while it trains; random numbers end where the whole leaves them."""
+    assembly = assemble(config_file, *rows_of(tmp_path, method), "lora.dropout=0.3", *STILL)
+    trainer, prompts = (
+        assembly.trainer,
+        [prompt.input_ids[: 9 + at] for at, prompt in enumerate(assembly.data.train.prompts)],
+    )
+    trainer.model.train()
+    found = []
+    for above in (99, 2):
+        failed = lack_memory(assembly.model, "forward", above)
+        torch.manual_seed(3)
+        found.append((trainer.sample(prompts), torch.get_rng_state().tolist()))
+    assert failed[0] == 8 and trainer.guards.splits == len(failed)
+    assert found[0] == found[1]
+    assert len({tuple(ids) for ids in found[0][0]}) > 1
+    assert trainer.model.is_gradient_checkpointing
+
+
+def test_one_completion_that_does_not_fit_ends_the_run_with_advice(config_file, tmp_path):
+    with pytest.raises(DoesNotFit) as caught:
+        keys = [*rows_of(tmp_path, "rloo"), *STILL]
+        trained(config_file, *keys, lacking=lambda assembly: lack_memory(assembly.model, "forward", 0))
+    assert caught.value.message.startswith("out of memory in update 1, where completions are sampled: ")
+    assert caught.value.hint == "lower rollout.max_completion_length or rollout.num_generations"
+
+
 def test_one_row_that_does_not_fit_ends_the_run_by_name(config_file, rows_file):
     with pytest.raises(DoesNotFit) as caught:
         trained(config_file, *FOUR, lacking=lambda assembly: lack_memory(assembly.model, "forward", 0))
