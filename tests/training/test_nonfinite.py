@@ -190,7 +190,8 @@ def test_random_numbers_go_on_as_if_nothing_had_been(config_file, left_out):
 
     def spoiling(assembly: Assembly) -> None:
         noting(assembly)
-        spoil(assembly, tokens_of(assembly, *(range(12) if left_out else [2])))
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(42)).tolist()
+        spoil(assembly, tokens_of(assembly, *(order if left_out else order[3:6])))  # all, or the last micro batch
 
     keys = ["training.on_nonfinite=skip", "training.max_steps=1"]
     run(config_file, *keys, spoiling=spoiling)

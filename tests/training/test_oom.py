@@ -231,6 +231,7 @@ def test_completions_sampled_in_halves_are_those_of_the_whole(config_file, tmp_p
         [prompt.input_ids[: 9 + at] for at, prompt in enumerate(assembly.data.train.prompts)],
     )
     trainer.model.train()
+    trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
     found = []
     for above in (99, 2):
         failed = lack_memory(assembly.model, "forward", above)
