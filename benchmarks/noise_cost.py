@@ -47,12 +47,12 @@ class InTurn(TrainerCallback):
         self.meter.on_train_end(args, state, control)
         if state.global_step % 2 == 0:
             self.meter.watch()
-        _wait()
+        wait()
         self._start = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Notes the time."""
-        _wait()
+        wait()
         self.seconds.append(time.perf_counter() - self._start)
 
     def _timed(self, function: Any) -> Any:
@@ -104,7 +104,8 @@ def summary(seconds: list[float], inside: float, device: str) -> dict[str, Any]:
     }
 
 
-def _wait() -> None:
+def wait() -> None:
+    """Until the card is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

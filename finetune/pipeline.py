@@ -19,7 +19,7 @@ from finetune.data import LoadedData, load_data
 from finetune.errors import ConfigError, DoesNotFit, Stopped
 from finetune.model import answer, build_model, load_trained
 from finetune.plan import DataSize, Plan, make_plan, require_sense
-from finetune.preflight import Batch, Verdict, find_card, predict, preflight, solve
+from finetune.preflight import Batch, Verdict, find_card, predict, preflight, relief, solve
 from finetune.report import (
     Measured,
     Receipt,
@@ -33,7 +33,6 @@ from finetune.spec import RunSpec, describe, load_tokenizer
 from finetune.training import (
     Interrupts,
     Keeper,
-    LossGuard,
     MetricsWriter,
     ProgressBar,
     Watched,
@@ -83,7 +82,8 @@ def train(
         trainer = build_trainer(spec, model, data, run.checkpoints)
         metrics = MetricsWriter(run.metrics, trainer)
         keeper = Keeper(trainer, interrupts, say, metrics.sync)
-        trainer.add_before_reporters(interrupts, keeper, metrics, ProgressBar(console, trainer.memory), LossGuard())
+        trainer.add_before_reporters(interrupts, keeper, metrics, ProgressBar(console, trainer.memory))
+        trainer.guards.tell(console, run.path, lambda: relief(verdict))
         audit(spec, trainer)
         proof = prove_packing(trainer) if config.data.packing else None
         proven = [proof.note()] if proof else []
@@ -320,6 +320,7 @@ def _collect(measured: Measured, trainer: Watched, metrics: MetricsWriter, befor
     measured.steps, measured.epochs = trainer.state.global_step, trainer.state.epoch
     measured.noise_scale = trainer.noise.estimate() if trainer.noise else None
     measured.notes += trainer.last_notes()
+    measured.guards = trainer.guards.to_json()
     measured.peak_bytes, measured.process_bytes = trainer.memory.peak(), peak_resident()
     measured.held_out_before, measured.held_out_after = before["held_out"], after["held_out"]
     pairs = zip(before["answers"], after["answers"], strict=True)

@@ -217,6 +217,9 @@ class TrainingConfig(Section):
     """Longest of those answers, in tokens."""
     noise_scale: bool = True
     """Measures the gradient noise scale where gradients are accumulated: how large a batch still pays."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What follows a loss or gradient that is no number: the run stops, or the update is taken without the rows that
+    cause it, and left out where none does alone; both name the rows."""
     rehearsal: bool = True
     """Runs the largest batches and one checkpoint save before training, measures them and puts everything back."""
 

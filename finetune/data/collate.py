@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from finetune.data.encode import IGNORED
+from finetune.spec.loss import IGNORED, NUMBER
 
 
 @dataclass(frozen=True)
 class Collator:
     """Builds `input_ids` and `labels` (batch, length), what tells rows apart, and what each of the batch holds.
 
-    `rows` and `tokens` (batch) count the latter: how many rows a pack has, and its tokens without padding.
+    `rows` and `tokens` (batch) count the latter: how many rows a pack has, and its tokens without padding. `number`
+    (batch) is where each stands in the data set, for rows that say so.
 
     Plain rows are padded on the right and get an `attention_mask`. Packed rows (those with `seq_lengths`) get
     `position_ids` and no mask: transformers then builds block masks from the positions, and does so only then
@@ -33,6 +34,8 @@ class Collator:
             "tokens": torch.tensor([len(row["input_ids"]) for row in rows]),
             "rows": torch.tensor([len(row.get("seq_lengths", [1])) for row in rows]),
         }
+        if NUMBER in rows[0]:
+            batch[NUMBER] = torch.tensor([row[NUMBER] for row in rows])
         if "seq_lengths" in rows[0]:
             batch["position_ids"] = torch.stack([_positions(row["seq_lengths"], longest) for row in rows])
         else:

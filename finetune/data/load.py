@@ -78,6 +78,13 @@ class LoadedData:
             return self.lengths()
         return [tokens for pack in self.train_dataset["seq_lengths"] for tokens in pack]
 
+    def places(self, number: int) -> list[str]:
+        """Where the row of that number in the training data set was read: of a pack all that it holds."""
+        if "members" in self.train_dataset.features:
+            return [self.train.examples[row].where for row in self.train_dataset[number]["members"]]
+        sides = 2 if self.train.examples[0].side else 1
+        return [self.train.examples[sides * number].where]
+
     @property
     def held_out(self) -> list[Any] | None:
         """The held-out rows as the trainer of the method takes them: pairs, prompts, or rows with labels."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from finetune.spec.loss import NUMBER
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -39,7 +41,7 @@ Row = tuple[int, int]  # number, length
 
 def to_dataset(rows: Sequence[Encoded], *, packing: bool, max_length: int) -> Dataset:
     """A data set of `input_ids` and `labels` (32 bits a token); packed, each row of it also has the `seq_lengths` of
-    what it holds."""
+    what it holds, and their numbers among `rows` as `members`. `number` counts the rows of the data set."""
     from datasets import Dataset
 
     lengths = [len(row.input_ids) for row in rows]
@@ -52,6 +54,8 @@ def to_dataset(rows: Sequence[Encoded], *, packing: bool, max_length: int) -> Da
     if packing:
         held = (lengths[row] for pack in packs for row in pack)
         columns["seq_lengths"] = _lists(held, [len(pack) for pack in packs])
+        columns["members"] = _lists((row for pack in packs for row in pack), [len(pack) for pack in packs])
+    columns[NUMBER] = list(range(len(packs)))
     return Dataset.from_dict(columns)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from finetune.spec.loss import IGNORED
+from finetune.spec.loss import IGNORED, NUMBER
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def pair_dataset(rows: Sequence[Encoded]) -> Dataset:
-    """Pairs as TRL's collator of preferences takes them: `prompt_ids`, `chosen_ids` and `rejected_ids`."""
+    """Pairs as TRL's collator of preferences takes them: `prompt_ids`, `chosen_ids` and `rejected_ids`; with their
+    number."""
     from datasets import Dataset
 
-    return Dataset.from_list(pairs_of(rows))
+    return Dataset.from_list([{**pair, NUMBER: number} for number, pair in enumerate(pairs_of(rows))])
 
 
 def pairs_of(rows: Sequence[Encoded]) -> list[dict[str, list[int]]]:
@@ -46,7 +47,7 @@ def prompt_dataset(prompts: Sequence[Prompt]) -> Dataset:
         {
             "prompt": [prompt.rendered for prompt in prompts],
             "input_ids": [prompt.input_ids for prompt in prompts],
-            "number": list(range(len(prompts))),
+            NUMBER: list(range(len(prompts))),
         }
     )
 

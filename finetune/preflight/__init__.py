@@ -23,9 +23,18 @@ from finetune.preflight.hardware import find_card
 from finetune.preflight.prediction import Prediction, predict
 from finetune.preflight.show import show
 from finetune.preflight.step import Batch
-from finetune.preflight.verdict import Verdict, larger_micro_batch, preflight, priced, solve
+from finetune.preflight.verdict import Verdict, larger_micro_batch, preflight, priced, relief, solve
 
 __all__ = [
-    "Batch", "Prediction", "Verdict", "find_card", "larger_micro_batch", "predict", "preflight", "priced", "show",
+    "Batch",
+    "Prediction",
+    "Verdict",
+    "find_card",
+    "larger_micro_batch",
+    "predict",
+    "preflight",
+    "priced",
+    "relief",
+    "show",
     "solve",
 ]  # fmt: skip

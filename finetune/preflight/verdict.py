@@ -135,6 +135,12 @@ def preflight(spec: RunSpec, *, batch: Batch | None = None, examples: int | None
     return Verdict(spec, prediction, batch, disk, duration, updates, problems, advice, changes)
 
 
+def relief(verdict: Verdict, share: float = 0.1) -> list[str]:
+    """Advice for a run that was to fit and does not: what takes that share less than it was predicted to."""
+    found = [change.text for change in advise(verdict.spec, int((1 - share) * verdict.prediction.process))]
+    return found or [f"no change takes {share:.0%} less: take a smaller model or a larger card"]
+
+
 def solve(spec: RunSpec, what: str) -> int:
     """The largest sequence length or micro batch with which a run fits its device.
 

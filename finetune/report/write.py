@@ -40,6 +40,7 @@ class Measured:
     memory_meaning: str = ""
     noise_scale: NoiseScale | None = None
     rehearsal: dict[str, Any] = field(default_factory=dict)
+    guards: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
 
@@ -70,6 +71,7 @@ def write_report(spec: RunSpec, data: LoadedData, run: RunDir, measured: Measure
             "measured_as": measured.memory_meaning,
         },
         "rehearsal": measured.rehearsal,
+        "guards": measured.guards,
         "samples": measured.samples,
         "environment": json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
         "notes": [*data.notes, *measured.notes],

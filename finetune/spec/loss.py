@@ -10,6 +10,9 @@ from torch.nn import functional
 IGNORED = -100
 """Label of a token that is read but not trained: cross entropy's `ignore_index`."""
 
+NUMBER = "number"
+"""Column of a training data set: which of its rows (packs, pairs, prompts) one is. The model never sees it."""
+
 
 def next_token_loss(
     logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor | int | None = None

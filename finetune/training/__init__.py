@@ -2,6 +2,10 @@
 
 trainer.py      the trainer of the run's method, with adapters left in their own dtype
 watched.py      what every one has: memory followed, tokens counted, held-out figures
+guarded.py      a batch that does not fit is split, an update that is no number is not taken, from update.py, which
+                keeps the micro batches of an update; halves.py and randomness.py serve it; nonfinite.py finds the rows
+sampling.py     completions sampled in halves
+guards.py       what the guards have seen: notes, files, counts; spikes.py: losses that stand out
 supervised.py   sft; preference.py: dpo; online.py: rloo and grpo; each on TRL's
 trial.py        rewards tried before the run, and what their baseline saves
 audit.py        what was built is what was described
@@ -15,7 +19,7 @@ keeper.py       when checkpoints are written, and where one cannot be
 interrupts.py   Ctrl-C and the signals of a host
 ending.py       the adapter at the end, and its rehearsal
 memory.py       memory of the run on its device
-metrics.py      metrics.jsonl, tokens per second, a guard against NaN
+metrics.py      metrics.jsonl, tokens per second
 noise.py        gradient noise scale, from the micro batches of an update
 progress.py     the bar on the terminal
 reporters.py    TensorBoard, W&B, MLflow, Trackio
@@ -27,7 +31,8 @@ from finetune.training.ending import save_adapter
 from finetune.training.interrupts import Interrupts
 from finetune.training.keeper import Keeper
 from finetune.training.memory import MemoryMeter, peak_resident
-from finetune.training.metrics import LossGuard, MetricsWriter
+from finetune.training.metrics import MetricsWriter
+from finetune.training.nonfinite import finite
 from finetune.training.packing import PackingProof, prove_packing
 from finetune.training.progress import ProgressBar
 from finetune.training.rehearsal import Rehearsal, rehearse
@@ -39,7 +44,6 @@ from finetune.training.watched import Watched
 __all__ = [
     "Interrupts",
     "Keeper",
-    "LossGuard",
     "MemoryMeter",
     "MetricsWriter",
     "PackingProof",
@@ -49,6 +53,7 @@ __all__ = [
     "audit",
     "build_trainer",
     "check_rewards",
+    "finite",
     "newest_good",
     "passed_over",
     "peak_resident",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune.spec.loss import IGNORED
+from finetune.training.halves import OnSplit, in_halves
 
 if TYPE_CHECKING:
     from finetune.data import Encoded
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 Collate = Callable[[Sequence[dict]], dict[str, torch.Tensor]]
 
 
-def evaluate_model(spec: RunSpec, model: torch.nn.Module, rows: Sequence[Encoded], collate: Collate) -> float:
+def evaluate_model(
+    spec: RunSpec, model: torch.nn.Module, rows: Sequence[Encoded], collate: Collate, on_split: OnSplit | None = None
+) -> float:
     """`held_out_loss` as a run computes it: in no larger batches than it trains on, so that it takes no more memory."""
-    return held_out_loss(model, rows, collate=collate, max_tokens=_max_tokens(spec), autocast=spec.autocast)
+    tokens, autocast = _max_tokens(spec), spec.autocast
+    return held_out_loss(model, rows, collate=collate, max_tokens=tokens, autocast=autocast, on_split=on_split)
 
 
 def largest_batch(spec: RunSpec, rows: Sequence[Encoded]) -> list[Encoded]:
@@ -40,27 +44,30 @@ def held_out_loss(
     collate: Collate,
     max_tokens: int,
     autocast: torch.dtype | None,
+    on_split: OnSplit | None = None,
 ) -> float:
     """Sum of the negative log-likelihoods of all trained tokens over their number, in nats.
 
-    A batch holds at most `max_tokens` tokens, padding included, or one row; its logits are never held as a whole.
+    A batch holds at most `max_tokens` tokens, padding included, or one row; its logits are never held as a whole. One
+    that does not fit is split, where `on_split` is there to hear of it.
     """
     was_training = model.training
     model.eval()
     _ensure_fused_head(model)
     device = next(model.parameters()).device
     context = torch.autocast(device.type, autocast) if autocast else nullcontext()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    count = 0
-    for group in _groups(rows, max_tokens):
+
+    def scored(group: Sequence[Encoded]) -> tuple[torch.Tensor, int]:
         batch = collate([asdict(row) for row in group])
         inputs = {key: batch[key].to(device) for key in ("input_ids", "labels", "attention_mask")}
         with context:
             output = model(**inputs, fused_lm_head=True, use_cache=False)
-        total -= output.log_probs.double().sum()
-        count += int((batch["labels"][:, 1:] != IGNORED).sum())
+        return -output.log_probs.double().sum(), int((batch["labels"][:, 1:] != IGNORED).sum())
+
+    found = [part for group in _groups(rows, max_tokens) for part in in_halves(scored, group, on_split)]
     model.train(was_training)
-    return float(total) / max(count, 1)
+    total = sum((loss for loss, _ in found), start=torch.zeros((), dtype=torch.float64, device=device))
+    return float(total) / max(sum(count for _, count in found), 1)
 
 
 def _groups(rows: Sequence[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:

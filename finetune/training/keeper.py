@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from finetune.errors import FinetuneError, Stopped
 from finetune.training.checkpoints import newest_good
+from finetune.training.nonfinite import LOWER, finite
 
 if TYPE_CHECKING:
     from finetune.training.interrupts import Interrupts
@@ -119,13 +120,11 @@ class Keeper(TrainerCallback):
 
 def _require_finite(trainer: Watched) -> None:
     """A checkpoint whose adapter holds no numbers would push a good one out."""
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.requires_grad and not parameter.isfinite().all():
-            raise FinetuneError(
-                f"the adapter holds no numbers any more at step {trainer.state.global_step}: {name} is not finite",
-                "the last checkpoint is good: train anew in another output_dir with a lower training.learning_rate or "
-                "a longer training.warmup_ratio; float16 overflows where bfloat16 does not",
-            )
+    if not finite(trainer.model):
+        raise FinetuneError(
+            f"the adapter holds no numbers any more at step {trainer.state.global_step}",
+            f"the last checkpoint is good; train anew in another output_dir with {LOWER}",
+        )
 
 
 def _mebibytes(count: int) -> str:

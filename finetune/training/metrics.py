@@ -13,7 +13,6 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from finetune.errors import FinetuneError
 from finetune.json_lines import parse_lines
 from finetune.whole_file import replace_text
 
@@ -31,7 +30,7 @@ class MetricsWriter(TrainerCallback, ExportableState):
     """
 
     KEYS = (
-        "loss", "learning_rate", "grad_norm", "entropy", "mean_token_accuracy",
+        "loss", "spike", "learning_rate", "grad_norm", "entropy", "mean_token_accuracy",
         "noise_scale", "noise_scale_low", "noise_scale_high",
         "reward", "reward_std", "dead_groups", "kl", "completion_length", "completions_cut",
         "margin", "accuracy", "reward_chosen", "reward_rejected",
@@ -104,20 +103,6 @@ class MetricsWriter(TrainerCallback, ExportableState):
         before_seconds, before_tokens = self._last
         self._last = (seconds, tokens)
         return round((tokens - before_tokens) / max(seconds - before_seconds, 1e-9), 1)
-
-
-class LossGuard(TrainerCallback):
-    """Ends a run whose loss is no longer a number, before a checkpoint is written: its adapter is lost."""
-
-    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
-        """Raises FinetuneError where the logged loss is NaN or infinite."""
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise FinetuneError(
-                f"the loss is {loss} at step {state.global_step}: the adapter holds no numbers any more",
-                "train anew in another output_dir with a lower training.learning_rate or a longer "
-                "training.warmup_ratio; float16 overflows where bfloat16 does not",
-            )
 
 
 def _finite(value: Any) -> Any:

@@ -61,12 +61,21 @@ class NoiseMeter(TrainerCallback, ExportableState):
         """Called after each backward pass, with the labels (rows, tokens) and how many of them are trained."""
         if not self._hooks:
             return
+        if self._left_out:
+            self._norms = []
+            if self.trainer.accelerator.sync_gradients:
+                self._begin_update()
+            return
         self.rows, self.tokens = self.rows + labels.shape[0], self.tokens + trained
         self._counts.append(trained)
         self._squares.append(_square(self._norms))
         self._norms = []
         if self.trainer.accelerator.sync_gradients:
             self._end_update()
+
+    def leave_out(self) -> None:
+        """The update is no sample: a micro batch of it was done in pieces, or rows were left out."""
+        self._left_out = True
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
         """Adds the estimate to the training metrics; an unbounded value or end stays out."""
@@ -93,6 +102,7 @@ class NoiseMeter(TrainerCallback, ExportableState):
         self._norms: list[torch.Tensor] = []
         self._counts: list[torch.Tensor] = []
         self._squares: list[torch.Tensor] = []
+        self._left_out = False
 
     def _end_update(self) -> None:
         """The loss divides by the tokens of the update, so a micro batch's share is scaled up to a mean of its own."""

@@ -11,6 +11,9 @@ import torch
 from trl import GRPOTrainer, RLOOTrainer
 
 from finetune.rl.rewards import Completion, Scorer, total
+from finetune.spec.loss import NUMBER
+from finetune.training.sampling import sampled, within_memory
+from finetune.training.update import MicroBatch
 from finetune.training.watched import Shape, Watched
 
 if TYPE_CHECKING:
@@ -30,8 +33,6 @@ class OnlineTrainer(Watched):
         "completions/clipped_ratio": "completions_cut",
     }
 
-    noise = None
-
     def __init__(self, *args: Any, scorers: Sequence[Scorer], prompts: Sequence[Prompt], **kwargs: Any) -> None:
         self.scorers, self.prompts, self.unscored = scorers, prompts, 0
         self._ids = {prompt.rendered: prompt.input_ids for prompt in prompts}
@@ -49,7 +50,8 @@ class OnlineTrainer(Watched):
 
     def last_notes(self) -> list[str]:
         """See `Watched`."""
-        return [f"{self.unscored:,} completions could not be scored"] if self.unscored else []
+        unscored = [f"{self.unscored:,} completions could not be scored"] if self.unscored else []
+        return [*super().last_notes(), *unscored]
 
     def rehearsing(self) -> None:
         """Completions as long as they may be, sampled anew for each update."""
@@ -64,11 +66,35 @@ class OnlineTrainer(Watched):
             return super().training_step(model, inputs, *args)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        batch = super()._prepare_inputs(generation_batch)
+        """A micro batch of completions, sampled where none are left; one that is there already stays."""
+        if isinstance(generation_batch, dict) and "completion_mask" in generation_batch:
+            return generation_batch
+        with within_memory(self):
+            batch = super()._prepare_inputs(generation_batch)
         if self.model.training and isinstance(batch, dict) and "completion_mask" in batch:
             trained = batch["completion_mask"].sum()
             self.count(len(batch["completion_mask"]), batch["prompt_mask"].sum() + trained, trained)
         return batch
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        made = super()._generate_and_score_completions(inputs)
+        return {**made, NUMBER: torch.tensor([row[NUMBER] for row in inputs], device=self.args.device)}
+
+    def rows(self, inputs: dict[str, Any]) -> int:
+        """Completions."""
+        return len(inputs["completion_ids"])
+
+    def share(self, piece: dict[str, Any], whole: dict[str, Any]) -> torch.Tensor | float | None:
+        """The loss is a mean over completions."""
+        return self.rows(piece) / self.rows(whole)
+
+    def trained(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """See `Guarded`."""
+        return inputs["completion_mask"].sum()
+
+    def metric_weight(self, inputs: dict[str, Any], name: str) -> torch.Tensor | int:
+        """Entropy is a mean over tokens, others over completions."""
+        return self.trained(inputs) if name == "entropy" else self.rows(inputs)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict]:
         return [self._ids[prompt] for prompt in prompts], None, {}
@@ -136,6 +162,10 @@ class LeaveOneOutTrainer(OnlineTrainer, RLOOTrainer):
         """See `OnlineTrainer`."""
         return self._generate_single_turn(prompts, None, {})
 
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any) -> list[list[int]]:
+        generate = super()._generate_single_turn
+        return sampled(self, lambda prompts: generate(prompts, *args), prompt_ids)
+
 
 class GroupTrainer(OnlineTrainer, GRPOTrainer):
     """GRPO (Shao et al. 2024): rewards less their group's mean, over its standard deviation."""
@@ -143,6 +173,29 @@ class GroupTrainer(OnlineTrainer, GRPOTrainer):
     def sample(self, prompts: list[list[int]]) -> list[list[int]]:
         """See `OnlineTrainer`."""
         return self._generate_single_turn(prompts, None, {}, self.num_generations)[0]
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any) -> tuple[list[list[int]], None]:
+        generate = super()._generate_single_turn
+        return sampled(self, lambda prompts: generate(prompts, *args)[0], prompt_ids), None
+
+    def share(self, piece: dict[str, Any], whole: dict[str, Any]) -> torch.Tensor | float | None:
+        """TRL's losses divide by the tokens of all completions sampled together (a sum, then), by the micro batch's
+        tokens, or by its completions."""
+        if self.loss_type in ("dapo", "cispo", "vespo"):
+            return None
+        return self.trained(piece) / self.trained(whole) if self.loss_type == "bnpo" else super().share(piece, whole)
+
+    def metric_weight(self, inputs: dict[str, Any], name: str) -> torch.Tensor | int:
+        """Divergence, entropy and clipped shares are means over tokens."""
+        return self.trained(inputs)
+
+    def count_anew(self, micro_batches: list[MicroBatch]) -> None:
+        """See `Guarded`. Tokens of all completions stand in each batch, and TRL takes the share of this update."""
+        super().count_anew(micro_batches)
+        tokens = sum(self.trained(micro.kept(self)) for micro in micro_batches)
+        for micro in micro_batches:
+            count = tokens * self.args.steps_per_generation / self.current_gradient_accumulation_steps
+            micro.inputs = {**micro.inputs, "num_items_in_batch": count}
 
 
 def completed(prompt: Prompt, text: str, tokens: int) -> Completion:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune.errors import DataError
+from finetune.spec.loss import NUMBER
 
 if TYPE_CHECKING:
     from finetune.training.supervised import SupervisedTrainer
@@ -118,7 +119,7 @@ def _logits(trainer: SupervisedTrainer, pack: dict[str, Any]) -> torch.Tensor:
     """Logits at the pack's positions (positions, words), in float32."""
     device = trainer.args.device
     batch = trainer.data_collator([pack])
-    inputs = {key: value.to(device) for key, value in batch.items() if key not in ("labels", "rows", "tokens")}
+    inputs = {key: value.to(device) for key, value in batch.items() if key not in ("labels", "rows", "tokens", NUMBER)}
     autocast = trainer.spec.autocast
     with torch.autocast(device.type, autocast) if autocast else nullcontext():
         at = torch.tensor(_positions(pack), device=device)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from trl import DPOTrainer
 
+from finetune.spec.loss import NUMBER
+from finetune.training.halves import in_halves
 from finetune.training.watched import Shape, Watched
 
 Pair = dict[str, list[int]]
@@ -27,7 +30,9 @@ class PreferenceTrainer(Watched, DPOTrainer):
         "rewards/rejected": "reward_rejected",
     }
 
-    noise = None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.data_collator = Numbered(self.data_collator)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """The rows are tokenised."""
@@ -40,6 +45,29 @@ class PreferenceTrainer(Watched, DPOTrainer):
         with self.memory.follow(self.model, self.optimizer, sides.numel()):
             return super().training_step(model, inputs, *args, **kwargs)
 
+    def units(self, inputs: dict[str, Any]) -> int:
+        """Pairs: the sides of one stay together."""
+        return self.rows(inputs) // 2
+
+    def rows_of(self, units: Sequence[int], total: int) -> list[int]:
+        """The better answers, then the others."""
+        return [*units, *(total // 2 + unit for unit in units)]
+
+    def share(self, piece: dict[str, Any], whole: dict[str, Any]) -> float:
+        """The loss is a mean over pairs."""
+        return self.units(piece) / self.units(whole)
+
+    def trained(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """See `Guarded`."""
+        return inputs["completion_mask"].sum()
+
+    def metric_weight(self, inputs: dict[str, Any], name: str) -> torch.Tensor | int:
+        """Entropy is a mean over the tokens of both answers, others over those of one, most over pairs."""
+        tokens = inputs["completion_mask"][:, 1:]
+        chosen, rejected = tokens.chunk(2)
+        sides = {"entropy": tokens, "mean_token_accuracy": chosen, "logits/chosen": chosen, "logits/rejected": rejected}
+        return sides[name].sum() if name in sides else len(chosen)
+
     @torch.no_grad()
     def held_out(self, rows: Sequence[Pair]) -> dict[str, float]:
         """Mean DPO loss (Rafailov et al. 2023, equation 7), margin, and share of pairs with one above zero.
@@ -49,7 +77,9 @@ class PreferenceTrainer(Watched, DPOTrainer):
         was_training = self.model.training
         self.model.eval()
         size = self.rows_at_once
-        margins = torch.cat([self._margins(rows[start : start + size]) for start in range(0, len(rows), size)])
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        found = [part for batch in batches for part in in_halves(self._margins, batch, self.on_split)]
+        margins = torch.cat(found)
         self.model.train(was_training)
         return {
             "loss": float(-torch.nn.functional.logsigmoid(margins).mean()),
@@ -77,6 +107,18 @@ class PreferenceTrainer(Watched, DPOTrainer):
             reference = log_probs()
         chosen, rejected = (log_probs() - reference).chunk(2)
         return self.beta * (chosen - rejected)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """TRL's batch of pairs, and their numbers in the data set."""
+
+    collate: Callable[[Sequence[Pair]], dict[str, torch.Tensor]]
+
+    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """One batch."""
+        numbers = {NUMBER: torch.tensor([pair[NUMBER] for pair in pairs])} if NUMBER in pairs[0] else {}
+        return {**self.collate(pairs), **numbers}
 
 
 def _longer(pair: Pair) -> int:

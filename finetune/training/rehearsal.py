@@ -67,6 +67,7 @@ def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -
     shortest, largest, longest = _extremes(trainer)
     peaks, clock = {}, StepClock(trainer)
     with TemporaryDirectory(prefix="rehearsal-", dir=folder) as checkpoints, unchanged(trainer):
+        trainer.guards = None  # what does not fit is to fail here
         shape = Shape("training", min(len(largest), spec.config.training.micro_batch_size), longest)
         with _measured(trainer, spec, shape, peaks):
             _train(trainer, shortest, largest, checkpoints, clock)

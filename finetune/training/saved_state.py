@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers.trainer_callback import ExportableState
 
 from finetune.errors import RunDirError
 from finetune.spec.adapter_files import adapter_files, load_adapter
+from finetune.training.randomness import random_state, set_random_state
 from finetune.training.state_tree import load_tree, tree_files
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def state_files(trainer: Watched) -> dict[str, bytes]:
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.lr_scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "random": random_state(),
+        "random": random_state(trainer.args.device),
         "open_line": _open_line(trainer),
     }
     account = json.dumps(dataclasses.asdict(trainer.state), indent=2, sort_keys=True) + "\n"
@@ -71,9 +70,9 @@ class SavedState:
             raise self._unusable(error) from None
         _page(trainer.optimizer.optimizer)
 
-    def restore_random(self) -> None:
-        """Random numbers of Python, numpy, torch and every card."""
-        set_random_state(self._parts["random"])
+    def restore_random(self, trainer: Watched) -> None:
+        """Random numbers of Python, numpy, torch and the card."""
+        set_random_state(self._parts["random"], trainer.args.device)
 
     def restore_open_line(self, trainer: Watched) -> None:
         """The losses and metrics since the last line of the log."""
@@ -91,21 +90,6 @@ class SavedState:
             f"{self.path}: the run cannot go on from it ({first})",
             "remove that checkpoint and resume from the one before, or train anew in another output_dir",
         )
-
-
-def random_state() -> dict[str, Any]:
-    """Where the generators of Python, numpy, torch and every card stand."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {})
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Puts the generators back to where they stood."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _update_callbacks(trainer: Watched) -> None:

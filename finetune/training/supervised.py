@@ -11,6 +11,7 @@ from trl import SFTTrainer
 from finetune.spec.loss import IGNORED, next_token_loss
 from finetune.training.evaluation import evaluate_model, largest_batch
 from finetune.training.noise import NoiseMeter
+from finetune.training.update import MicroBatch
 from finetune.training.watched import Shape, Watched
 
 if TYPE_CHECKING:
@@ -41,6 +42,25 @@ class SupervisedTrainer(Watched, SFTTrainer):
             self.noise.after_micro_batch(labels, trained)
         return loss
 
+    def share(self, piece: dict[str, Any], whole: dict[str, Any]) -> None:
+        """The loss is a sum over trained tokens, divided by those of the whole update."""
+
+    def trained(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """See `Guarded`. The first token has nothing before it to predict it from."""
+        return (inputs["labels"][:, 1:] != IGNORED).sum()
+
+    def metric_weight(self, inputs: dict[str, Any], name: str) -> torch.Tensor:
+        """Entropy and accuracy are means over trained tokens."""
+        return self.trained(inputs)
+
+    def mean_loss(self, micro: MicroBatch, count: torch.Tensor | int | None) -> torch.Tensor:
+        """Per trained token of the micro batch."""
+        return micro.loss * (1 if count is None else count) / self.trained(micro.inputs).clamp(min=1)
+
+    def count_anew(self, micro_batches: list[MicroBatch]) -> torch.Tensor:
+        """Trained tokens that are left."""
+        return sum(self.trained(micro.kept(self)) for micro in micro_batches)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -57,7 +77,7 @@ class SupervisedTrainer(Watched, SFTTrainer):
 
     def held_out(self, rows: Sequence[Encoded]) -> dict[str, float]:
         """Held-out loss per trained token."""
-        return {"loss": evaluate_model(self.spec, self.model, rows, self.data_collator)}
+        return {"loss": evaluate_model(self.spec, self.model, rows, self.data_collator, self.on_split)}
 
     def largest_held_out(self) -> tuple[list[Encoded], Shape]:
         """See `Watched`."""

@@ -31,6 +31,7 @@ def build_trainer(spec: RunSpec, model: PeftModel, data: LoadedData, checkpoints
             processing_class=data.tokenizer,
             spec=spec,
             lengths=data.lengths(),
+            places=data.places,
             **own,
         )
 

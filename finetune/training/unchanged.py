@@ -15,8 +15,7 @@ from bitsandbytes.optim import GlobalOptimManager
 
 from finetune.errors import AuditError
 from finetune.training.audit import HINT
-from finetune.training.saved_state import random_state, set_random_state
-from finetune.training.state_tree import tree_files
+from finetune.training.randomness import random_state, set_random_state
 
 if TYPE_CHECKING:
     from finetune.training.watched import Watched
@@ -40,7 +39,7 @@ def unchanged(trainer: Watched) -> Iterator[None]:
     before = fingerprint(trainer)
     tensors = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in _changing(trainer.model)]
     containers = [pair for owner in _owners(trainer) for pair in _contents(owner)]
-    randomness = random_state()
+    randomness = random_state(trainer.args.device)
     _stand_in(trainer)
     yield
     for container, content in containers:
@@ -51,7 +50,7 @@ def unchanged(trainer: Watched) -> Iterator[None]:
             tensor.copy_(value)
     trainer.model.zero_grad(set_to_none=True)
     release_memory()  # so that the run finds the card's memory in one piece
-    set_random_state(randomness)
+    set_random_state(randomness, trainer.args.device)
     after = fingerprint(trainer)
     for name in {**before, **after}:
         if before.get(name) != after.get(name):
@@ -70,8 +69,8 @@ def fingerprint(trainer: Watched) -> dict[str, Any]:
         found[f"the gradient of {name}"] = None if parameter.grad is None else _digest(parameter.grad)
     found |= {name: _digest(buffer) for name, buffer in trainer.model.named_buffers()}
     found |= {f"the mode of {name or 'the model'}": part.training for name, part in trainer.model.named_modules()}
-    for name, state in random_state().items():
-        found[f"random numbers of {name}"] = repr(tree_files(name, state))
+    for name, state in random_state(trainer.args.device).items():
+        found[f"random numbers of {name}"] = _digest(state) if isinstance(state, torch.Tensor) else repr(state)
     found |= {name: int(getattr(trainer, name)) for name in COUNTED}
     found |= {name: repr(getattr(trainer, name)) for name in ("args", "state", "control", "_metrics")}
     found |= {name: id(getattr(trainer, name)) for name in ("optimizer", "lr_scheduler", "callback_handler")}

@@ -12,6 +12,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from finetune.spec import RunSpec
 from finetune.training.checkpoints import keep_checkpoints, write_checkpoint
+from finetune.training.guarded import Guarded
 from finetune.training.memory import MemoryMeter
 from finetune.training.saved_state import SavedState, state_files
 
@@ -30,7 +31,7 @@ class Shape(NamedTuple):
         return f"the largest {self.purpose} batch ({self.rows} x {self.longest:,} tokens)"
 
 
-class Watched:
+class Watched(Guarded):
     """Comes before one of TRL's trainers in the order of classes.
 
     `rows_seen` and `tokens_seen` count rows and tokens without padding, `trained_seen` those that are trained. They are
@@ -49,7 +50,7 @@ class Watched:
             self.model.delete_adapter(REFERENCE)
         self.memory = MemoryMeter(self.args.device)
         self.remove_callback(PrinterCallback)  # the progress bar says it better
-        self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)), OpenLine(self))
+        self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)), OpenLine(self), self.guards)
         self.resumed: SavedState | None = None
         zero = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.rows_seen, self.tokens_seen, self.trained_seen = zero.clone(), zero.clone(), zero.clone()
@@ -76,7 +77,7 @@ class Watched:
 
     def last_notes(self) -> list[str]:
         """What is to be said of the run at its end."""
-        return []
+        return self.guards.notes()
 
     def count(self, rows: int | torch.Tensor, tokens: torch.Tensor, trained: torch.Tensor) -> None:
         """Adds a batch to what was seen."""
@@ -124,7 +125,7 @@ class Watched:
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self.resumed.restore_random()
+            self.resumed.restore_random(self)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """A better held-out figure than all before is worth a checkpoint, where there are any."""

@@ -98,7 +98,9 @@ def test_a_data_set_holds_the_rows_of_its_packs() -> None:
         "input_ids": [0] * 6 + [1] * 4,
         "labels": [-100, 0, 0, 0, 0, 0, -100, 1, 1, 1],
         "seq_lengths": [6, 4],
+        "members": [0, 1],
+        "number": 0,
     }
     alone = to_dataset(rows, packing=False, max_length=10)
     assert alone["input_ids"][:] == [row.input_ids for row in rows]
-    assert alone.column_names == ["input_ids", "labels"]
+    assert alone.column_names == ["input_ids", "labels", "number"]
