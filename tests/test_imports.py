@@ -29,7 +29,8 @@ BELOW |= {
 BELOW["doctor"] = {"spec"} | BELOW["spec"]
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
 BELOW["pipeline"] = {"plan"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
-BELOW["cli"] = {"pipeline", "doctor", "study"} | BELOW["pipeline"]
+BELOW["verify"] = {"json_lines"} | BELOW["pipeline"]
+BELOW["cli"] = {"pipeline", "verify", "doctor", "study"} | BELOW["pipeline"]
 
 
 def imported_rooms(source: str) -> set[str]:

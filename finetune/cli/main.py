@@ -24,7 +24,7 @@ def _commands() -> typer.Typer:
     for command in (line.train, line.preflight, line.plan, machine.lab):
         app.command()(command)
     app.command("eval")(runs.evaluate)
-    for command in (runs.chat, runs.report, machine.doctor, machine.schema):
+    for command in (runs.chat, runs.report, runs.verify, runs.verify_resume, machine.doctor, machine.schema):
         app.command()(command)
     data = typer.Typer(no_args_is_help=True, help="Look at the data before it costs anything.")
     data.command()(rows.check)

@@ -111,6 +111,43 @@ def report(run: Run) -> None:
     print(directory / "report.html")
 
 
+def verify(run: Run, as_json: Json = False) -> None:
+    """Check the receipt of a run: adapter, configuration, checkpoints, data, template, tokenizer, model."""
+    from finetune.verify import verify as look
+
+    found = look(run)
+    print_json(found) if as_json else _show_checks(found, Console())
+    if not found["good"]:
+        raise typer.Exit(2)
+
+
+def verify_resume(run: Run, as_json: Json = False) -> None:
+    """Prove on this machine, with two short runs, that this run resumes to the bit."""
+    from finetune.verify import verify_resume as prove
+
+    found = prove(run)
+    if as_json:
+        print_json(found)
+    elif found["exact"]:
+        print(f"exact: {found['updates']} updates, interrupted and resumed, give the same bits")
+    else:
+        print(f"not exact: {len(found['differs'])} things differ, the first is {found['differs'][0]}")
+        cause = found["cause"]
+        print(f"not deterministic: {cause['operation']} in {cause['module']}" if cause else "each operation is exact")
+    if not found["exact"]:
+        raise typer.Exit(1)
+
+
+def _show_checks(found: dict[str, Any], console: Console) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for check in found["checks"]:
+        table.add_row(check["state"], check["name"], check["detail"])
+    console.print(table)
+    for entry in found["drift"]:
+        say([f"drift allowed from update {entry['from_step']}: {'; '.join(entry['changed'])}"])
+    print("good" if found["good"] else "not as the receipt says")
+
+
 def _ask() -> str:
     try:
         return input("> ").strip()

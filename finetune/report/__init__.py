@@ -11,16 +11,21 @@ curves.py    figures of what was measured; areas.py of what was predicted, from 
 
 from finetune.report.inputs import data_inputs, setting_inputs
 from finetune.report.pages import headline, write_pages
-from finetune.report.receipt import Receipt
+from finetune.report.receipt import Check, Receipt, check_inputs, check_machine, check_outputs, read_receipt
 from finetune.report.run_dir import RunDir
 from finetune.report.write import Measured, write_report
 
 __all__ = [
+    "Check",
     "Measured",
     "Receipt",
     "RunDir",
+    "check_inputs",
+    "check_machine",
+    "check_outputs",
     "data_inputs",
     "headline",
+    "read_receipt",
     "setting_inputs",
     "write_pages",
     "write_report",

@@ -18,6 +18,7 @@ saved_state.py  what a checkpoint holds, and how it comes back; state_tree.py: i
 keeper.py       when checkpoints are written, and where one cannot be
 interrupts.py   Ctrl-C and the signals of a host
 ending.py       the adapter at the end, and its rehearsal
+determinism.py  which operation gives other bits when a step is done twice
 memory.py       memory of the run on its device
 metrics.py      metrics.jsonl, tokens per second
 noise.py        gradient noise scale, from the micro batches of an update
@@ -26,7 +27,8 @@ reporters.py    TensorBoard, W&B, MLflow, Trackio
 """
 
 from finetune.training.audit import audit
-from finetune.training.checkpoints import newest_good, passed_over, step_of
+from finetune.training.checkpoints import is_good, newest_good, passed_over, step_of
+from finetune.training.determinism import first_difference
 from finetune.training.ending import save_adapter
 from finetune.training.interrupts import Interrupts
 from finetune.training.keeper import Keeper
@@ -54,6 +56,8 @@ __all__ = [
     "build_trainer",
     "check_rewards",
     "finite",
+    "first_difference",
+    "is_good",
     "newest_good",
     "passed_over",
     "peak_resident",
