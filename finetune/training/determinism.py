@@ -70,6 +70,8 @@ def first_difference(trainer: Watched) -> dict[str, str] | None:
     trainer.guards, trainer.current_gradient_accumulation_steps = None, 1  # as transformers sets it for each update
     for _ in range(2):
         set_random_state(randomness, trainer.args.device)
+        for counted in (trainer.rows_seen, trainer.tokens_seen, trainer.trained_seen):
+            counted.zero_()
         witness = Witness(trainer.model, account)
         with witness.modules_named(), witness:
             trainer.training_step(trainer.model, dict(batch) if isinstance(batch, dict) else batch)
