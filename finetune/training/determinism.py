@@ -33,7 +33,7 @@ class Witness(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = str(func)
-        if self.found is None and not name.startswith(EMPTY):
+        if self.found is None and not name.startswith(EMPTY) and not _is_view(func):
             self._note(name, _digest(result))
         return result
 
@@ -82,6 +82,12 @@ def first_difference(trainer: Watched) -> dict[str, str] | None:
         return None
     name, module = witness.found
     return {"operation": name, "module": module or "the backward pass"}
+
+
+def _is_view(func: Any) -> bool:
+    """Whether it only shows its input in another way: that may be memory which nobody has filled yet."""
+    aliases = [returned.alias_info for returned in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _digest(value: Any) -> str:
