@@ -32,6 +32,8 @@ COMMANDS = [
     "eval",
     "chat",
     "report",
+    "verify",
+    "verify-resume",
     "doctor",
     "schema",
     "data",
@@ -166,7 +168,7 @@ def pages() -> Iterator[tuple[Path, str]]:
         yield path, config_with_figures(path)
     yield REPO / "README.md", readme()
     yield from preflight_pages()
-    for name, script in (("methods", "learned"), ("forgetting", "forgetting")):
+    for name, script in (("methods", "learned"), ("forgetting", "forgetting"), ("survival", "survival")):
         page = REPO / "docs" / f"{name}.md"
         text = page.read_text(encoding="utf-8")
         for place, table in benchmark(script).tables().items():
