@@ -14,7 +14,7 @@ BELOW = {
     "study": set(),
     "cores": set(),
     "whole_file": set(),
-    "json_lines": set(),
+    "json_lines": {"whole_file"},
     "live_tensors": set(),
     "config": {"errors"},
     "spec": {"config", "cores", "errors"},

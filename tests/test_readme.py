@@ -63,6 +63,8 @@ def test_no_command_is_new_to_this_test() -> None:
         "finetune data check configs/quickstart.yaml --show-mask",
         "finetune data curate configs/quickstart.yaml --out runs/curated",
         "finetune data map data/quickstart/train.jsonl --out runs/map.html",
+        "finetune train runs/quickstart/config.yaml --resume",
+        "finetune verify runs/quickstart",
         "finetune eval runs/quickstart",
         "finetune eval runs/quickstart --forgetting",
         'finetune chat runs/quickstart --prompt "What does `itertools.chain` do in Python?"',
@@ -92,6 +94,15 @@ def test_quickstart(quickstart: Path) -> None:
     assert report["eval_loss"]["after"] < report["eval_loss"]["before"]
     assert report["model"]["quantization"] == "nf4, double quantised"
     assert len(report["samples"]) == 3
+
+
+def test_a_finished_run_is_finished_and_good(quickstart: Path) -> None:
+    resumed = run(f"finetune train {quickstart}/config.yaml --resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "the run is finished; nothing is left to do" in resumed.stderr
+    verified = run(f"finetune verify {quickstart}")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert verified.stdout.splitlines()[-1] == "good"
 
 
 def test_using_the_run(quickstart: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/survival.md says what the committed results and the program's own constants say; chaos and faults run here too."""
+"""docs/survival.md says what the committed results and the program's constants say; chaos and faults run here too."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from finetune.json_lines import keep_until
 from finetune.training.randomness import random_state, set_random_state
 from finetune.training.spikes import Spikes
 
@@ -51,7 +52,8 @@ class Guards(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What transformers writes into a checkpoint's trainer_state.json."""
         counts = {name: getattr(self, name) for name in COUNTS}
-        return {"args": {}, "attributes": {**counts, "losses": list(self._history.losses)}}
+        open_line = {"taken": self._taken, "since": [[_plain(*micro) for micro in one] for one in self._since]}
+        return {"args": {}, "attributes": {**counts, **open_line, "losses": list(self._history.losses)}}
 
     def to_json(self) -> dict[str, int]:
         """The counts, for report.json."""
@@ -86,13 +88,11 @@ class Guards(TrainerCallback, ExportableState):
         for name in COUNTS:
             setattr(self, name, saved[name])
         self._history = Spikes(saved["losses"])
-        self._since, self._taken = [], []
+        self._taken = list(saved["taken"])
+        self._since = [[(_tensor(numbers), torch.tensor(loss)) for numbers, loss in one] for one in saved["since"]]
         for name in ("nonfinite.jsonl", "spikes.jsonl"):
-            path = self._folder / name if self._folder else None
-            if path and path.exists():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-                path.write_text("".join(kept), encoding="utf-8")
+            if self._folder:
+                keep_until(self._folder / name, state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Gives the advice once, between updates: tracing a run takes seconds."""
@@ -170,3 +170,11 @@ class Guards(TrainerCallback, ExportableState):
 
     def _say(self, note: str) -> None:
         self._console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _plain(numbers: torch.Tensor | None, loss: torch.Tensor) -> list[Any]:
+    return [None if numbers is None else numbers.tolist(), float(loss)]
+
+
+def _tensor(numbers: list[int] | None) -> torch.Tensor | None:
+    return None if numbers is None else torch.tensor(numbers)

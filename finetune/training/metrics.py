@@ -13,8 +13,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from finetune.json_lines import parse_lines
-from finetune.whole_file import replace_text
+from finetune.json_lines import keep_until
 
 if TYPE_CHECKING:
     from finetune.training.watched import Watched
@@ -57,10 +56,7 @@ class MetricsWriter(TrainerCallback, ExportableState):
         for name in COUNTS:
             getattr(self.trainer, name).fill_(saved[name])
         self._last = (self.seconds, saved["tokens_seen"])
-        if self.path.exists():
-            lines, _ = parse_lines(self.path.read_text(encoding="utf-8", errors="replace"))
-            kept = [line for line in lines if line["step"] <= state.global_step]
-            replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        keep_until(self.path, state.global_step)
 
     def sync(self) -> None:
         """Forces the lines so far to the disk: a checkpoint takes them as written. Raises OSError."""

@@ -64,7 +64,6 @@ def same_adapters(left: Path, right: Path) -> bool:
     [
         [],
         ["lora.dtype=bfloat16"],
-        ["training.optimizer=adamw_8bit", "lora.r=128"],  # smaller tensors have no 8-bit state
         ["lora.use_dora=true", "data.packing=true", "training.loss_kernel=full_logits"],
     ],
     ids=lambda overrides: " ".join(overrides) or "default",
@@ -105,36 +104,6 @@ def test_seconds_of_a_resumed_run_are_those_of_its_updates(config_file, monkeypa
     assert report["train"]["seconds"] == pytest.approx(seconds[-1], abs=1e-3)
     state = json.loads((run / "checkpoints" / "checkpoint-7" / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["stateful_callbacks"]["MetricsWriter"]["attributes"]["rows_seen"] == report["train"]["rows"]
-
-
-def test_a_half_written_checkpoint_is_passed_over(config_file, monkeypatch):
-    whole, _ = train(config_file, "whole")
-    stop_at(monkeypatch, 7)
-    with pytest.raises(Stopped, match="checkpoint-6"):
-        train(config_file, "halves")
-    newest = config_file.parent / "halves" / "checkpoints" / "checkpoint-6"
-    weights = newest / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    assert pipeline.newest_good(newest.parent).name == "checkpoint-4"
-    stop_at(monkeypatch, None)
-    halves, _ = train(config_file, "halves", resume=True)
-    assert same_adapters(whole, halves)
-    assert pipeline.newest_good(newest.parent).name == "checkpoint-7"
-
-
-def test_a_run_stopped_twice_each_time_after_updates_that_are_done_again(config_file, monkeypatch):
-    every = "training.logging_steps=1"
-    whole, expected = train(config_file, "whole", every)
-    for step, resume in ((4, False), (6, True)):
-        stop_at(monkeypatch, step)
-        with pytest.raises(Stopped):
-            train(config_file, "thirds", every, resume=resume)
-        assert metrics(config_file.parent / "thirds")[-1]["step"] == step - 1
-    stop_at(monkeypatch, None)
-    thirds, report = train(config_file, "thirds", every, resume=True)
-    assert same_adapters(whole, thirds)
-    assert metrics(thirds) == metrics(whole)
-    assert report["train"]["tokens"] == expected["train"]["tokens"]
 
 
 def test_only_the_report_is_made_where_only_that_is_missing(config_file):
