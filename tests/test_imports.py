@@ -21,7 +21,7 @@ BELOW = {
 }
 BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl", "senses", "sequence"}
-BELOW |= {toolkit: {"study", "embeddings", "live_tensors"} | BELOW["embeddings"] for toolkit in TOOLKITS}
+BELOW |= {toolkit: {"study", "embeddings", "live_tensors", "whole_file"} | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
 BELOW |= {
     room: {"embeddings", "whole_file", "json_lines", "live_tensors"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import ConfigError
+from finetune.whole_file import replace_text
 
 CURATED, DROPPED, RECEIPT = "curated.jsonl", "dropped.jsonl", "receipt.json"
 WORK = ".work"
@@ -90,9 +91,7 @@ class State:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _write(self, name: str, value: dict[str, Any]) -> None:
-        partial = self.work / f"{name}.partial"
-        partial.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.work / name)
+        replace_text(self.work / name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 class Vectors:
@@ -130,9 +129,7 @@ class Vectors:
         whole = np.load(self.path, mmap_mode="r+")
         whole[done : done + len(block_BD)] = block_BD
         whole.flush()
-        partial = self._encoded.with_suffix(".partial")
-        partial.write_text(str(done + len(block_BD)))
-        partial.replace(self._encoded)
+        replace_text(self._encoded, str(done + len(block_BD)))
 
 
 def _require_own(out: Path) -> None:

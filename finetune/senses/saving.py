@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from finetune.senses.baselines import BagOfWords
 from finetune.senses.model import Group, SenseModel
 from finetune.senses.nearest import Centroids
 from finetune.senses.views import VIEWS, Rarity
+from finetune.whole_file import write_folder
 
 FORMAT = 1
 """Version of what is written; another one is refused."""
@@ -44,16 +43,11 @@ def save(model: SenseModel, encoder: LayerEncoder, out: Path) -> None:
     require_free(out)
     numbers = to_bytes(_numbers(model) | {"probe": encoder.sentences([PROBE])[0]})
     facts = _facts(model) | {"sha256": hashlib.sha256(numbers).hexdigest()}
-    beside: Path | None = None
     try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
-        (beside / NUMBERS).write_bytes(numbers)
-        (beside / FACTS).write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        beside.chmod(0o755)  # mkdtemp makes it private
-        beside.rename(out.absolute())
+        write_folder(
+            out.absolute(), {NUMBERS: numbers, FACTS: (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode()}
+        )
     except OSError as error:
-        if beside:
-            shutil.rmtree(beside, ignore_errors=True)
         raise ConfigError(f"--out {out}: cannot be written ({error.strerror or error})", "name another") from None
 
 
