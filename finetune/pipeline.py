@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from finetune.config import RunConfig, load_config
@@ -39,6 +38,7 @@ from finetune.training import (
     audit,
     build_trainer,
     check_rewards,
+    lack_of_memory,
     newest_good,
     passed_over,
     peak_resident,
@@ -286,13 +286,26 @@ def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]]) -> di
     return seen
 
 
+def _best(trainer: Watched) -> list[str]:
+    """Where the best held-out figure was not the last one."""
+    state = trainer.state
+    if not state.best_global_step or state.best_global_step == state.global_step:
+        return []
+    name = trainer.args.metric_for_best_model.removeprefix("eval_")
+    where = f"checkpoints/checkpoint-{state.best_global_step}"
+    return [f"the best held-out {name} was {state.best_metric:.4f} at update {state.best_global_step}: {where}"]
+
+
 @contextmanager
 def _within_memory(trainer: Watched) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        reason = lack_of_memory(error)
+        if reason is None:
+            raise
         raise DoesNotFit(
-            f"out of memory after update {trainer.state.global_step}: {str(error).splitlines()[0]}",
+            f"out of memory after update {trainer.state.global_step}: {reason}",
             "see what fits with `finetune preflight CONFIG --gpu 24GiB`",
         ) from None
 
@@ -319,7 +332,7 @@ def _collect(measured: Measured, trainer: Watched, metrics: MetricsWriter, befor
     measured.trained_tokens = int(trainer.trained_seen)
     measured.steps, measured.epochs = trainer.state.global_step, trainer.state.epoch
     measured.noise_scale = trainer.noise.estimate() if trainer.noise else None
-    measured.notes += trainer.last_notes()
+    measured.notes += [*trainer.last_notes(), *_best(trainer)]
     measured.guards = trainer.guards.to_json()
     measured.peak_bytes, measured.process_bytes = trainer.memory.peak(), peak_resident()
     measured.held_out_before, measured.held_out_after = before["held_out"], after["held_out"]

@@ -30,6 +30,7 @@ from finetune.training.audit import audit
 from finetune.training.checkpoints import is_good, newest_good, passed_over, step_of
 from finetune.training.determinism import first_difference
 from finetune.training.ending import save_adapter
+from finetune.training.halves import lack_of_memory
 from finetune.training.interrupts import Interrupts
 from finetune.training.keeper import Keeper
 from finetune.training.memory import MemoryMeter, peak_resident
@@ -58,6 +59,7 @@ __all__ = [
     "finite",
     "first_difference",
     "is_good",
+    "lack_of_memory",
     "newest_good",
     "passed_over",
     "peak_resident",

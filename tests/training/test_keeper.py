@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import signal
 from pathlib import Path
@@ -182,6 +183,8 @@ def test_the_best_held_out_figure_is_kept(config_file, monkeypatch):
     keys = ["training.eval_steps=1", "training.max_steps=5", "training.save_total_limit=1"]
     run, _ = train(config_file, eval_too, *keys)
     assert names(run) == ["checkpoint-1", "checkpoint-5"]
+    notes = json.loads((run / "report.json").read_text(encoding="utf-8"))["notes"]
+    assert "the best held-out loss was 2.0000 at update 1: checkpoints/checkpoint-1" in notes
 
 
 def test_an_adapter_without_numbers_is_not_saved(config_file, monkeypatch):
