@@ -64,7 +64,7 @@ class Runs:
         folder.mkdir(parents=True, exist_ok=True)
         self.model = folder / "model"
         if not self.model.exists():
-            _tiny_model().main(str(self.model))
+            make_tiny_model(self.model)
         online = "rewards" in " ".join(SCENARIOS[scenario])
         for name, numbers in (("train", range(1, 25)), ("eval", range(25, 29))):
             rows = [_row(scenario if scenario == "dpo" else "prompt" if online else "sft", n) for n in numbers]
@@ -188,9 +188,10 @@ def _row(kind: str, n: int) -> dict:
     return {"prompt": f"Say {word} {n}.", "completion": f"{word} " * (1 + n % 7) + "end"}
 
 
-def _tiny_model():
+def make_tiny_model(folder: Path) -> None:
+    """The tests' model: two layers of random weights and a tokenizer (scripts/make_tiny_model.py)."""
     path = REPO / "scripts" / "make_tiny_model.py"
     spec = importlib.util.spec_from_file_location("make_tiny_model", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    module.main(str(folder))
