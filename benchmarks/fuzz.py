@@ -96,7 +96,7 @@ class Fuzz:
                 data[at : at + 1] = bytes([rng.randrange(256)])
             elif kind == 1:
                 data[at:at] = rng.choice([b"\t", b"  ", b"\n", b":", b"- ", b"!!python/name:os.system ", b"&a *a",
-                                          b"\0", b"<<: {}", b"---\n", b"'", b"\xff\xfe", b"? ", b"{", b"]"])  # fmt: skip
+                                          b"\0", b"<<: {}", b"---\n", b"'", b"\xff\xfe", b"? ", b"{"])  # fmt: skip
             elif kind == 2:
                 del data[at : at + rng.randrange(1, 60)]
             elif kind == 3:
