@@ -15,18 +15,19 @@ BELOW = {
     "cores": set(),
     "whole_file": set(),
     "live_tensors": set(),
-    "config": {"errors"},
-    "spec": {"config", "cores", "errors"},
+    "regular_file": set(),
+    "config": {"errors", "regular_file"},
+    "spec": {"config", "cores", "errors", "regular_file"},
 }
 BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl", "senses", "sequence"}
-BELOW |= {toolkit: {"study", "embeddings", "live_tensors"} | BELOW["embeddings"] for toolkit in TOOLKITS}
+BELOW |= {toolkit: {"study", "embeddings", "live_tensors", "regular_file"} | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
-BELOW |= {room: {"embeddings", "whole_file", "live_tensors"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS}
+BELOW |= {room: {"embeddings", "whole_file", "live_tensors", "regular_file"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS}
 BELOW["doctor"] = {"spec"} | BELOW["spec"]
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
 BELOW["pipeline"] = {"plan"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
-BELOW["cli"] = {"pipeline", "doctor", "study"} | BELOW["pipeline"]
+BELOW["cli"] = {"pipeline", "doctor", "study", "regular_file"} | BELOW["pipeline"]
 
 
 def imported_rooms(source: str) -> set[str]:
