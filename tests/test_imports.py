@@ -16,21 +16,21 @@ BELOW = {
     "whole_file": set(),
     "json_lines": {"whole_file"},
     "live_tensors": set(),
-    "config": {"errors"},
-    "spec": {"config", "cores", "errors"},
+    "regular_file": set(),
+    "config": {"errors", "regular_file"},
+    "spec": {"config", "cores", "errors", "regular_file"},
 }
 BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl", "senses", "sequence"}
-BELOW |= {toolkit: {"study", "embeddings", "live_tensors", "whole_file"} | BELOW["embeddings"] for toolkit in TOOLKITS}
+FILES = {"whole_file", "regular_file", "json_lines"}
+BELOW |= {toolkit: {"study", "embeddings", "live_tensors"} | FILES | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
-BELOW |= {
-    room: {"embeddings", "whole_file", "json_lines", "live_tensors"} | BELOW["embeddings"] | TOOLKITS for room in ROOMS
-}
+BELOW |= {room: {"embeddings", "live_tensors"} | FILES | BELOW["embeddings"] | TOOLKITS for room in ROOMS}
 BELOW["doctor"] = {"spec"} | BELOW["spec"]
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
 BELOW["pipeline"] = {"plan"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
 BELOW["verify"] = {"json_lines"} | BELOW["pipeline"]
-BELOW["cli"] = {"pipeline", "verify", "doctor", "study"} | BELOW["pipeline"]
+BELOW["cli"] = {"pipeline", "verify", "doctor", "study", "regular_file"} | BELOW["pipeline"]
 
 
 def imported_rooms(source: str) -> set[str]:

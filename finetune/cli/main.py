@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import typer
 from rich.markup import escape
 
 from finetune.cli import line, machine, rows, runs, senses, terms
 from finetune.cli.options import err
-from finetune.errors import FinetuneError
+from finetune.errors import ConfigError, FinetuneError
+from finetune.regular_file import require_name
 
 INTERRUPTED = 130
 """What typer gives back for Ctrl-C where nothing catches it: outside the training loop."""
@@ -22,23 +27,39 @@ def _commands() -> typer.Typer:
         no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
     for command in (line.train, line.preflight, line.plan, machine.lab):
-        app.command()(command)
-    app.command("eval")(runs.evaluate)
+        app.command()(_with_names(command))
+    app.command("eval")(_with_names(runs.evaluate))
     for command in (runs.chat, runs.report, runs.verify, runs.verify_resume, machine.doctor, machine.schema):
-        app.command()(command)
+        app.command()(_with_names(command))
     data = typer.Typer(no_args_is_help=True, help="Look at the data before it costs anything.")
-    data.command()(rows.check)
-    data.command()(rows.curate)
-    data.command("preview")(rows.show_rows)
-    data.command("map")(rows.map_rows)
-    data.command()(rows.needed)
-    data.command()(terms.senses)
+    data.command()(_with_names(rows.check))
+    data.command()(_with_names(rows.curate))
+    data.command("preview")(_with_names(rows.show_rows))
+    data.command("map")(_with_names(rows.map_rows))
+    data.command()(_with_names(rows.needed))
+    data.command()(_with_names(terms.senses))
     app.add_typer(data, name="data")
     words = typer.Typer(no_args_is_help=True, help="Which sense a word has where it stands.")
-    words.command()(senses.fit)
-    words.command()(senses.predict)
+    words.command()(_with_names(senses.fit))
+    words.command()(_with_names(senses.predict))
     app.add_typer(words, name="senses")
     return app
+
+
+def _with_names(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which raises ConfigError before anything else where no file can have the name of a path it takes."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        for value in arguments.values():
+            if isinstance(value, Path):
+                try:
+                    require_name(str(value))
+                except ValueError as error:
+                    raise ConfigError(str(error), "give the path of a file or directory") from None
+        command(**arguments)
+
+    return run
 
 
 app = _commands()

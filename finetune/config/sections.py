@@ -7,10 +7,19 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from finetune.config.sizes import parse_size
+from finetune.regular_file import require_name
 
+
+def _named(text: str) -> str:
+    require_name(text)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_named)]
+"""A file, a directory or a hub id."""
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -32,14 +41,19 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are errors, strings are not coerced to numbers."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, validate_default=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
 
 class ModelConfig(Section):
     """Which base model, and how it computes."""
 
-    name_or_path: str
+    name_or_path: Name
     """Hub id, directory, or `.gguf` file of a causal language model."""
     revision: str | None = None
     """Branch, tag or commit on the hub; the default branch where absent."""
@@ -95,7 +109,7 @@ class LoraSection(Section):
 class DataSource(Section):
     """One of several data sets in a mixture."""
 
-    path: str
+    path: Name
     """File (.jsonl, .json, .csv, .parquet) or hub id."""
     split: str | None = None
     """Split of a hub data set; train for `data.train`, and test or validation for `data.eval`, where absent."""
@@ -106,9 +120,9 @@ class DataSource(Section):
 class DataConfig(Section):
     """What is learned from, and which of its tokens count."""
 
-    train: str | list[DataSource]
+    train: Name | list[DataSource]
     """File or hub id to train on, or a list of sources with weights."""
-    eval: str | list[DataSource] | None = None
+    eval: Name | list[DataSource] | None = None
     """File or hub id held out for evaluation; null turns evaluation off unless `eval_fraction` is set."""
     eval_fraction: Fraction = 0.0
     """Share of the training rows held out for evaluation, chosen by seed; needs `eval: null`."""
@@ -122,7 +136,7 @@ class DataConfig(Section):
     """Fills sequences of `max_length` with several rows that do not see each other."""
     loss_on: Literal["assistant", "completion", "all"] = "assistant"
     """Trained tokens: every assistant turn, the last one only, or all tokens."""
-    chat_template: str | None = None
+    chat_template: Name | None = None
     """Path of a Jinja chat template that replaces the tokenizer's own."""
     on_truncation: Literal["cut", "drop"] = "cut"
     """What becomes of a row longer than `max_length`: its end is cut off, or the row is left out; both are counted."""
