@@ -107,6 +107,8 @@ class Trials:
         adapter = self.runs.folder / name / "adapter" / "adapter_model.safetensors"
         if not adapter.exists() or adapter.read_bytes() != self.runs.adapter("alone"):
             self.faults.append(f"{place}: the adapter is not that of the run left alone")
+        elif self.runs.curve(name) != self.runs.curve("alone"):
+            self.faults.append(f"{place}: metrics.jsonl is not that of the run left alone")
 
 
 def _kind(operation: str) -> str:

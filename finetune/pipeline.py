@@ -281,6 +281,7 @@ def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]]) -> di
     file = run.path / "before.json"
     if resume and file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
+    run.metrics.unlink(missing_ok=True)  # a process that ended before it had written this down has evaluated too
     seen = look()
     run.write_json(file.name, seen)
     return seen

@@ -133,6 +133,18 @@ def test_a_run_without_a_checkpoint_begins_again(config_file, monkeypatch):
     assert report["eval_loss"] == expected["eval_loss"]
 
 
+def test_a_run_killed_right_after_its_first_evaluation_has_it_once(config_file, monkeypatch):
+    def killed(self, name, value):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline.RunDir, "_undo", lambda self: self.lock.release())  # nobody tidies up after SIGKILL
+        patch.setattr(pipeline.RunDir, "write_json", lambda self, name, value: name == "before.json" and killed(*"abc"))
+        train(config_file, "run")
+    run, _ = train(config_file, "run", resume=True)
+    assert [row["step"] for row in metrics(run)].count(0) == 1
+
+
 def test_what_has_changed_is_named_and_refused(config_file, monkeypatch):
     stop_at(monkeypatch, 3)
     with pytest.raises(Stopped):
