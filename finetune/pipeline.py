@@ -28,6 +28,7 @@ from finetune.report import (
     write_pages,
     write_report,
 )
+from finetune.secrets import redact
 from finetune.spec import RunSpec, describe, load_tokenizer
 from finetune.training import (
     Interrupts,
@@ -223,7 +224,7 @@ def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]
 
 def _say(console: Console, *notes: str) -> None:
     for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(redact(note), markup=False, highlight=False, soft_wrap=True)
 
 
 def set_allocator(config: RunConfig) -> None:

@@ -17,18 +17,19 @@ BELOW = {
     "json_lines": {"whole_file"},
     "live_tensors": set(),
     "regular_file": set(),
+    "secrets": set(),
     "config": {"errors", "regular_file"},
     "spec": {"config", "cores", "errors", "regular_file"},
 }
 BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl", "senses", "sequence"}
-FILES = {"whole_file", "regular_file", "json_lines"}
+FILES = {"whole_file", "regular_file", "json_lines", "secrets"}
 BELOW |= {toolkit: {"study", "embeddings", "live_tensors"} | FILES | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
 BELOW |= {room: {"embeddings", "live_tensors"} | FILES | BELOW["embeddings"] | TOOLKITS for room in ROOMS}
 BELOW["doctor"] = {"spec"} | BELOW["spec"]
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
-BELOW["pipeline"] = {"plan"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
+BELOW["pipeline"] = {"plan", "secrets"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
 BELOW["verify"] = {"json_lines"} | BELOW["pipeline"]
 BELOW["cli"] = {"pipeline", "verify", "doctor", "study", "regular_file"} | BELOW["pipeline"]
 

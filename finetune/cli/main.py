@@ -17,6 +17,7 @@ from finetune.cli import line, machine, rows, runs, senses, terms
 from finetune.cli.options import err
 from finetune.errors import ConfigError, FinetuneError
 from finetune.regular_file import require_name
+from finetune.secrets import redact
 
 INTERRUPTED = 130
 """What typer gives back for Ctrl-C where nothing catches it: outside the training loop."""
@@ -77,7 +78,7 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors
             _fail(error.format_message(), "`finetune --help` shows how", 2)
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), file=sys.stderr)
         _fail(
             f"unexpected {type(error).__name__}: {error}",
             "this is a fault of finetune; please report it with the trace above",
@@ -89,9 +90,9 @@ def main() -> None:
 
 
 def _fail(message: str, hint: str, code: int) -> None:
-    err.print(f"[bold red]error:[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
+    err.print(f"[bold red]error:[/bold red] {escape(redact(message))}", highlight=False, soft_wrap=True)
     if hint:
-        err.print(f"\n[bold cyan]hint:[/bold cyan] {escape(hint)}", highlight=False, soft_wrap=True)
+        err.print(f"\n[bold cyan]hint:[/bold cyan] {escape(redact(hint))}", highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

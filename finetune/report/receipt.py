@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from finetune.errors import RunDirError
 from finetune.report.inputs import differences, file_hashes, sha256_of, sha256_of_text
 from finetune.report.run_dir import RunDir
+from finetune.secrets import redact
 
 NAME = "receipt.json"
 
@@ -34,6 +35,7 @@ class Receipt:
     def enter(self, found: dict[str, Any], step: int = 0) -> list[str]:
         """Takes these inputs in. Returns notes of what differs from those of before; raises RunDirError naming all of
         it where that is not allowed. `step` is the update from which the run goes on."""
+        found = json.loads(redact(json.dumps(found)))  # as it is written, so that it can be compared
         before = {name: self.content[name] for name in found if name in self.content}
         named = differences(before, {name: found[name] for name in before})
         changed = [one.removeprefix("settings.") for one in named]

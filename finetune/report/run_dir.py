@@ -15,6 +15,7 @@ from finetune import __version__
 from finetune.config import RunConfig, load_config, to_yaml
 from finetune.errors import ConfigError, RunDirError, Stopped
 from finetune.report.lock import LOCK, OWNER, Lock
+from finetune.secrets import redact
 from finetune.spec import RunSpec
 from finetune.whole_file import replace_text
 
@@ -72,6 +73,12 @@ class RunDir:
         """A run to go on with, and notes of what its last process left undone. Raises RunDirError where `path` is none,
         or another process writes there."""
         run = cls.open(path)
+        for entry in run.path.iterdir():
+            if entry.is_symlink():
+                raise RunDirError(
+                    f"{entry} is a link, and a run writes into its own directory alone",
+                    "put what it points to in its place, or train anew in another output_dir",
+                )
         try:
             note = run.lock.acquire()
             for left in (*run.path.glob("rehearsal-*"), *run.path.glob(".*.tmp"), *run.checkpoints.glob(".*")):
@@ -120,8 +127,8 @@ class RunDir:
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Writes a file that appears whole or not at all."""
-        replace_text(self.path / name, text)
+        """Writes a file that appears whole or not at all, without secrets."""
+        replace_text(self.path / name, redact(text))
 
     def keep(self) -> None:
         """Training begins: from here on nothing is removed."""
