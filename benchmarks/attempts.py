@@ -39,6 +39,7 @@ ROLLOUT = [
 SCENARIOS = {
     "sft": ["training.eval_steps=3", "training.noise_scale=true"],
     "packed": ["data.packing=true", "training.optimizer=adamw_8bit", "lora.r=128"],
+    "streaming": ["data.streaming=true", "data.packing=true", "training.max_steps=12", "training.save_steps=3"],
     "dpo": ["training.method=dpo", "training.eval_steps=3"],
     "rloo": ["training.method=rloo", *ROLLOUT],
     "short": ["training.max_steps=4"],
@@ -148,6 +149,8 @@ def warm_up() -> None:
     import trl.trainer.rloo_trainer
     import trl.trainer.sft_trainer  # noqa: F401
 
+    import finetune.data.blocks
+    import finetune.data.streaming
     import finetune.pipeline
     import finetune.training.keeper
     import finetune.training.online
@@ -155,6 +158,8 @@ def warm_up() -> None:
     import finetune.training.supervised
 
     finetune.training.keeper.PATIENCE = 0.01
+    # Windows of eight rows in blocks of two: the few rows of a run are several windows, gone through more than once.
+    finetune.data.blocks.BLOCK, finetune.data.streaming.WINDOW = 2, 8 * 96
 
 
 def good_checkpoints(run: Path) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,10 @@ from rich.console import Console
 
 from finetune.config import RunConfig, load_config
 from finetune.data import LoadedData, load_data
-from finetune.errors import ConfigError, DoesNotFit, Stopped
+from finetune.errors import ConfigError, DataError, DoesNotFit, Stopped
 from finetune.model import answer, build_model, load_trained
 from finetune.plan import DataSize, Plan, make_plan, require_sense
-from finetune.preflight import Batch, Verdict, find_card, predict, preflight, relief, solve
+from finetune.preflight import Batch, Verdict, find_card, predict, preflight, relief, solve, worst_batch
 from finetune.report import (
     Measured,
     Receipt,
@@ -108,11 +109,13 @@ def train(
                 keeper.patiently(lambda: save_adapter(model, data.tokenizer, run.adapter), "the adapter")
                 receipt.finish()
                 after = _look(spec, data, trainer)
+        read = data.stream.notes_after() if data.stream else []
+        say(*read)
         measured = Measured(
             predicted_bytes=expected,
             memory_meaning=trainer.memory.meaning,
             rehearsal=rehearsal.to_json(),
-            notes=[*proven, *rehearsal.notes],
+            notes=[*proven, *rehearsal.notes, *read],
         )
         measured.baseline = trial.baseline
         _collect(measured, trainer, metrics, before, after)
@@ -149,6 +152,9 @@ def _look_ahead(
     if not with_data:
         return preflight(spec, examples=examples), None
     data = load_data(spec)
+    if data.stream:  # lengths are seen when it is read: every row is priced at max_length, and packs are not counted
+        rows = None if spec.config.data.packing else data.stream.blocks.count
+        return preflight(spec, examples=examples or rows), None
     stats = data.train.stats
     lengths = tuple(data.row_lengths())
     size = DataSize(len(data.train_dataset), stats.tokens, stats.trained_tokens, stats.longest, lengths)
@@ -235,6 +241,8 @@ def set_allocator(config: RunConfig) -> None:
 
 def largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
     """The micro batch of the longest rows (fullest packs, pairs, prompts with their completions): none takes more."""
+    if data.stream:
+        return worst_batch(spec)
     rows = spec.config.training.micro_batch_size
     longest = sorted(data.lengths(), reverse=True)[:rows]
     if spec.config.training.method == "dpo":
@@ -314,9 +322,12 @@ def _within_memory(trainer: Watched) -> Iterator[None]:
 
 @contextmanager
 def _resumable(run: RunDir, trainer: Watched, interrupts: Interrupts) -> Iterator[None]:
-    """Says how a run goes on that was stopped."""
+    """Says how a run goes on that was stopped, or that came upon rows it cannot read."""
     try:
         yield
+    except DataError as error:
+        command = f"finetune train {shlex.quote(str(run.path / 'config.yaml'))} --resume --allow-drift"
+        raise DataError(error.message, f"{error.hint}; then go on with `{command}`") from None
     except KeyboardInterrupt:
         done = newest_good(run.checkpoints)
         asked = f" ({interrupts.asked})" if interrupts.asked else ""

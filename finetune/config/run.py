@@ -38,7 +38,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _method_has_what_it_needs(self) -> RunConfig:
-        problems = [*_of_online(self), *_of_pairs_and_completions(self)]
+        problems = [*_of_online(self), *_of_pairs_and_completions(self), *_of_streams(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -82,3 +82,11 @@ def _of_pairs_and_completions(config: RunConfig) -> Iterator[str]:
         yield f"training.loss_kernel={training.loss_kernel}: {method} has fused_linear alone"
     if training.activation_offloading and training.online:
         yield f"training.activation_offloading=true: {method} does not have it"
+
+
+def _of_streams(config: RunConfig) -> Iterator[str]:
+    training = config.training
+    if config.data.streaming and training.method != "sft":
+        yield f"data.streaming=true is for sft: training.method={training.method} reads its rows before it trains"
+    if config.data.streaming and training.max_steps is None:
+        yield "data.streaming=true needs training.max_steps: how many updates a pass makes is seen only at its end"

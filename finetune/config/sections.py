@@ -134,6 +134,9 @@ class DataConfig(Section):
     """Longest sequence in tokens; longer rows are cut at the end, counted and reported."""
     packing: bool = False
     """Fills sequences of `max_length` with several rows that do not see each other."""
+    streaming: bool = False
+    """Reads `train`, files of type .jsonl, while the run trains, so that they need not fit into memory; for sft, and
+    needs `training.max_steps`."""
     loss_on: Literal["assistant", "completion", "all"] = "assistant"
     """Trained tokens: every assistant turn, the last one only, or all tokens."""
     chat_template: Name | None = None
@@ -161,6 +164,23 @@ class DataConfig(Section):
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
                 raise ValueError(f"unknown rule {name!r}; {hint}")
         return names
+
+    @model_validator(mode="after")
+    def _streams_whole_files(self) -> DataConfig:
+        if not self.streaming:
+            return self
+        if self.eval_fraction > 0:
+            raise ValueError(
+                f"data.eval_fraction={self.eval_fraction} holds rows out of all that there are, which "
+                "data.streaming=true never sees together: name a file of others as data.eval"
+            )
+        for source in self.train if isinstance(self.train, list) else []:
+            if source.weight != 1:
+                raise ValueError(
+                    f"data.train: weight {source.weight:g} of {source.path}: data.streaming=true takes every row once "
+                    "in a pass; write a file with the rows that the weight would take"
+                )
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> DataConfig:

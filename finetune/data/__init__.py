@@ -11,6 +11,7 @@ packs.py      rows become packs as full as they get, and the data set of a train
 pairs.py      the data sets of other trainers: pairs of answers, prompts
 sources.py    the rows of both splits; splits.py: one of them as tokens, counted; prompts.py the same
               for methods that answer themselves; load.py: the whole of `data:`
+streaming.py  rows that are read while a run trains, from blocks.py; seen.py counts them
 contract.py   the mask contract, rule by rule; breaches.py finds what breaks it; mask_check.py is its part of the check
 notes.py      what was found and decided, said aloud
 collate.py    rows become a batch, padded or packed

@@ -47,13 +47,15 @@ def refuse(faults: Iterable[Fault], rows: int, advice: str = "") -> None:
 
 def by_kind(faults: Iterable[Fault]) -> list[str]:
     """A line for each kind of fault: how many rows have it, and the first of them."""
-    kinds: dict[str, dict[str, RowFault]] = {}
+    kinds: dict[str, dict[str, str]] = {}
     for where, fault in faults:
-        kinds.setdefault(fault.what, {}).setdefault(where, fault)
-    return [
-        f"{count(found, 'row')} {'has' if len(found) == 1 else 'have'} {what}: {_places(found)}"
-        for what, found in kinds.items()
-    ]
+        kinds.setdefault(fault.what, {}).setdefault(where, fault.detail)
+    return [of_kind(what, len(found), found) for what, found in kinds.items()]
+
+
+def of_kind(what: str, number: int, found: dict[str, str]) -> str:
+    """The line for `number` rows that have `what`: the first of them, each place with its detail."""
+    return f"{count_of(number, 'row')} {'has' if number == 1 else 'have'} {what}: {_places(found)}"
 
 
 def listed(title: str, lines: list[str]) -> str:
@@ -77,11 +79,11 @@ def described(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
 
 
-def _places(found: dict[str, RowFault]) -> str:
+def _places(found: dict[str, str]) -> str:
     """The first places, the file's name only where it changes: `train.jsonl line 4, line 9 (turn 2), …`."""
     names, last = [], None
-    for where, fault in list(found.items())[:NAMED]:
+    for where, detail in list(found.items())[:NAMED]:
         source, *place = where.rsplit(" ", 2)
-        names.append((where if source != last else " ".join(place)) + (f" ({fault.detail})" if fault.detail else ""))
+        names.append((where if source != last else " ".join(place)) + (f" ({detail})" if detail else ""))
         last = source
     return ", ".join([*names, "…"] if len(found) > NAMED else names)

@@ -37,7 +37,7 @@ def read_jsonl(path: Path, name: str) -> list[Placed]:
     if faults:
         # Blank lines alone are harmless. In a damaged file one may be what is left of a row, so it is named too.
         faults |= {line: "blank" for line in blank if line < last}
-        raise _jsonl_error(name, dict(sorted(faults.items())))
+        raise jsonl_error(name, dict(sorted(faults.items())))
     return rows
 
 
@@ -119,7 +119,8 @@ def _fault(row: Any) -> str:
     return ""
 
 
-def _jsonl_error(name: str, faults: dict[int, str]) -> DataError:
+def jsonl_error(name: str, faults: dict[int, str]) -> DataError:
+    """What is raised for faulty lines, by their numbers."""
     lines = [f"line {line}: {reason}" for line, reason in faults.items()]
     hint = "each line holds one whole JSON object, in UTF-8"
     if 1 in faults:

@@ -20,7 +20,8 @@ from finetune.data.pairs import pair_dataset, pairs_of, prompt_dataset
 from finetune.data.prompts import prompt_split
 from finetune.data.rows import Role
 from finetune.data.sources import read_splits
-from finetune.data.splits import Split, encode_split, rows_of
+from finetune.data.splits import Split, SplitStats, encode_split, rows_of
+from finetune.data.streaming import Stream
 from finetune.errors import DataError
 from finetune.spec import RunSpec, load_tokenizer
 
@@ -48,7 +49,7 @@ class Sample:
 @dataclass(frozen=True)
 class LoadedData:
     """All that a trainer needs of the data. `notes` say aloud what was found and decided; `completion` is the longest
-    that is sampled, in tokens."""
+    that is sampled, in tokens. Where there is a `stream`, the training rows here are those of its first window."""
 
     tokenizer: PreTrainedTokenizerBase
     encoder: Encoder
@@ -57,6 +58,7 @@ class LoadedData:
     train_dataset: Dataset
     notes: list[str] = field(default_factory=list)
     completion: int = 0
+    stream: Stream | None = None
 
     @property
     def collator(self) -> Collator:
@@ -79,11 +81,19 @@ class LoadedData:
         return [tokens for pack in self.train_dataset["seq_lengths"] for tokens in pack]
 
     def places(self, number: int) -> list[str]:
-        """Where the row of that number in the training data set was read: of a pack all that it holds."""
+        """Where the row of that number in the training data set, or in the stream, was read: of a pack all that it
+        holds."""
+        if self.stream:
+            return self.stream.places(number)
         if "members" in self.train_dataset.features:
             return [self.train.examples[row].where for row in self.train_dataset[number]["members"]]
         sides = 2 if self.train.examples[0].side else 1
         return [self.train.examples[sides * number].where]
+
+    @property
+    def train_stats(self) -> SplitStats:
+        """What the training rows hold; of a stream those that the run has read."""
+        return self.stream.seen.stats if self.stream and self.stream.seen.stats else self.train.stats
 
     @property
     def held_out(self) -> list[Any] | None:
@@ -110,12 +120,13 @@ class LoadedData:
 
 @dataclass(frozen=True)
 class Examined:
-    """The splits of `data:` before a run takes or refuses them."""
+    """The splits of `data:` before a run takes or refuses them; of a `stream` its first window."""
 
     encoder: Encoder
     train: Split
     eval: Split | None
     contract: Contract
+    stream: Stream | None = None
 
     def require_fit(self, config: DataConfig) -> Examined:
         """Itself. Raises DataError where a breach of the mask contract is refused, or no row is left."""
@@ -128,6 +139,10 @@ class Examined:
         self.contract.require(config)
         return self
 
+    def notes(self, config: DataConfig) -> list[str]:
+        """What of a stream was looked at, and each kind of breach that is not refused."""
+        return [*(self.stream.notes_before() if self.stream else []), *self.contract.notes(config)]
+
 
 def load_data(spec: RunSpec) -> LoadedData:
     """Reads, converts, tokenises and masks the rows that a run trains and evaluates on.
@@ -139,7 +154,7 @@ def load_data(spec: RunSpec) -> LoadedData:
     examined = examine(spec.config, tokenizer).require_fit(config)
     train, encoder = examined.train, examined.encoder
     dataset = _dataset(train, spec.config)
-    notes = notes_of(train, examined.eval, encoder, config) + examined.contract.notes(config)
+    notes = notes_of(train, examined.eval, encoder, config) + examined.notes(config)
     if config.packing:
         full = train.stats.tokens / (len(dataset) * config.max_length)
         notes.append(
@@ -148,7 +163,7 @@ def load_data(spec: RunSpec) -> LoadedData:
     if spec.config.training.online:
         _require_prompts(train, spec.config)
     completion = spec.config.rollout.max_completion_length if spec.config.training.online else 0
-    return LoadedData(tokenizer, encoder, train, examined.eval, dataset, notes, completion)
+    return LoadedData(tokenizer, encoder, train, examined.eval, dataset, notes, completion, examined.stream)
 
 
 def examine(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Examined:
@@ -156,7 +171,8 @@ def examine(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Examined:
     config, method = run.data, run.training.method
     loss_on = "completion" if method == "dpo" else config.loss_on  # earlier answers are the same on both sides
     encoder = Encoder(tokenizer, loss_on=loss_on, max_length=config.max_length)
-    converted = read_splits(config, run.training.seed, method)
+    stream = Stream(run, encoder) if config.streaming else None
+    converted = read_splits(config, run.training.seed, method, train=stream and stream.converted(0))
     splits: dict[Role, Split] = {}
     breaches: list[Breach] = []
     for role, part in converted.items():
@@ -167,8 +183,10 @@ def examine(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Examined:
     train, held_out = splits["train"], splits.get("eval")
     if held_out:
         breaches += leaks(train, held_out)
+    if stream:
+        stream.held_out = held_out
     rows = {role: rows_of(part) for role, part in converted.items()}
-    return Examined(encoder, train, held_out, Contract(breaches, rows))
+    return Examined(encoder, train, held_out, Contract(breaches, rows), stream)
 
 
 def _dataset(train: Split, run: RunConfig) -> Dataset:

@@ -35,8 +35,8 @@ class MaskCheck:
 
     @property
     def notes(self) -> list[str]:
-        """What a run counts and accepts."""
-        return self.examined.contract.notes(self.config.data) if self.examined else []
+        """What a run counts and accepts, and what of a stream was looked at."""
+        return self.examined.notes(self.config.data) if self.examined else []
 
     def to_json(self) -> dict[str, Any]:
         """The command's JSON for a configuration."""

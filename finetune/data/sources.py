@@ -11,13 +11,16 @@ from finetune.data.rules.fingerprints import digest
 from finetune.errors import DataError
 
 
-def read_splits(config: DataConfig, seed: int, method: str = "sft") -> dict[Role, list[Converted]]:
-    """Rows that `method` trains and, where any are held out, evaluates on; each source has a format of its own.
+def read_splits(
+    config: DataConfig, seed: int, method: str = "sft", train: list[Converted] | None = None
+) -> dict[Role, list[Converted]]:
+    """Rows that `method` trains and, where any are held out, evaluates on; each source has a format of its own. Rows to
+    train on are read here unless they are given.
 
     Equal rows stay together where `data.eval_fraction` holds out, be they copies that a weight makes or not.
     Raises ConfigError for what cannot be found, DataError for what cannot be read.
     """
-    train = _converted(config.train, "train", config, seed, method)
+    train = _converted(config.train, "train", config, seed, method) if train is None else train
     if config.eval is not None:
         return {"train": train, "eval": _converted(config.eval, "eval", config, seed, method)}
     if not config.eval_fraction:

@@ -23,6 +23,7 @@ from finetune.preflight.hardware import find_card
 from finetune.preflight.prediction import Prediction, predict
 from finetune.preflight.show import show
 from finetune.preflight.step import Batch
+from finetune.preflight.trace import worst_batch
 from finetune.preflight.verdict import Verdict, larger_micro_batch, preflight, priced, relief, solve
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "relief",
     "show",
     "solve",
+    "worst_batch",
 ]  # fmt: skip

@@ -55,7 +55,7 @@ def write_report(spec: RunSpec, data: LoadedData, run: RunDir, measured: Measure
         "adapter": run.adapter.name,
         "lora": spec.config.lora.model_dump(mode="json"),
         "data": {
-            "train": asdict(data.train.stats),
+            "train": asdict(data.train_stats),
             "eval": asdict(data.eval.stats) if data.eval else None,
         },
         "train": _train(spec, measured),

@@ -50,6 +50,7 @@ def _common(spec: RunSpec) -> dict[str, Any]:
         **_checkpointing(training.gradient_checkpointing),
         seed=training.seed,
         data_seed=training.seed,
+        ignore_data_skip=spec.config.data.streaming,  # a stream goes on where a checkpoint says
         save_strategy="steps" if training.save_steps else "no",
         save_steps=training.save_steps if isinstance(training.save_steps, int) else NEVER,
         metric_for_best_model="eval_reward" if training.online else "eval_loss",

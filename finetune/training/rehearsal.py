@@ -88,11 +88,22 @@ def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -
 
 def _extremes(trainer: Watched) -> tuple[list[dict], list[dict], int]:
     """The shortest training row (pack, prompt), and the longest of as many as come together: no batch can be larger;
-    and the tokens of the longest."""
+    and the tokens of the longest. Of a stream, whose rows nobody has counted, they are as long as they may be."""
     lengths = trainer.lengths
     longest = heapq.nlargest(trainer.rows_at_once, range(len(lengths)), key=lengths.__getitem__)
     rows = trainer.train_dataset
-    return [rows[lengths.index(min(lengths))]], [rows[index] for index in longest], lengths[longest[0]]
+    shortest, largest = rows[lengths.index(min(lengths))], [rows[index] for index in longest]
+    if trainer.spec.config.data.streaming:
+        most = trainer.spec.config.data.max_length
+        return [shortest], [_repeated(largest[0], most)] * trainer.rows_at_once, most
+    return [shortest], largest, lengths[longest[0]]
+
+
+def _repeated(row: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """The row as often as `tokens` has room for it."""
+    times = -(-tokens // len(row["input_ids"]))
+    ids, labels = ((row[name] * times)[:tokens] for name in ("input_ids", "labels"))
+    return {**row, "input_ids": ids, "labels": labels, **({"seq_lengths": [tokens]} if "seq_lengths" in row else {})}
 
 
 def _train(trainer: Watched, shortest: list[dict], largest: list[dict], checkpoints: str, clock: StepClock) -> None:

@@ -11,25 +11,35 @@ from trl import SFTTrainer
 from finetune.spec.loss import IGNORED, next_token_loss
 from finetune.training.evaluation import evaluate_model, largest_batch
 from finetune.training.noise import NoiseMeter
+from finetune.training.streamed import Streamed
 from finetune.training.update import MicroBatch
 from finetune.training.watched import Shape, Watched
 
 if TYPE_CHECKING:
     from finetune.data import Encoded
+    from finetune.data.streaming import Stream
 
 
 class SupervisedTrainer(Watched, SFTTrainer):
     """SFTTrainer with a choice of loss kernel, held-out loss per token, and a count of what was learned from.
 
-    `noise` estimates the gradient noise scale of a run that accumulates, None where nothing does.
+    `noise` estimates the gradient noise scale of a run that accumulates, None where nothing does. Where there is a
+    `stream`, the training data set is that of its first window, and is not trained on.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stream: Stream | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.streamed = Streamed(self, stream) if stream else None
+        if self.streamed:
+            self.add_before_reporters(self.streamed)
         accumulates = self.args.gradient_accumulation_steps > 1
         self.noise = NoiseMeter(self) if self.spec.config.training.noise_scale and accumulates else None
         if self.noise:
             self.add_before_reporters(self.noise)
+
+    def get_train_dataloader(self) -> Any:
+        """Batches of the training rows."""
+        return self.streamed.batches() if self.streamed else super().get_train_dataloader()
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass; counts the batch."""

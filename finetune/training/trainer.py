@@ -42,7 +42,7 @@ def _of_method(spec: RunSpec, data: LoadedData) -> tuple[type[Watched], dict[str
     if method == "sft":
         from finetune.training.supervised import SupervisedTrainer
 
-        return SupervisedTrainer, {"data_collator": data.collator}
+        return SupervisedTrainer, {"data_collator": data.collator, "stream": data.stream}
     if method == "dpo":
         from finetune.training.preference import PreferenceTrainer
 

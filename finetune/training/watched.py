@@ -35,8 +35,8 @@ class Watched(Guarded):
     """Comes before one of TRL's trainers in the order of classes.
 
     `rows_seen` and `tokens_seen` count rows and tokens without padding, `trained_seen` those that are trained. They are
-    tensors on the model's device, so that counting never waits for it. `lengths` are the tokens of each training row,
-    at most.
+    tensors on the model's device, so that counting never waits for it. `lengths` are the tokens of each row of the
+    training data set, at most.
     """
 
     NAMES: ClassVar[dict[str, str]] = {}
