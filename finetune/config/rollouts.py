@@ -8,15 +8,15 @@ from typing import Annotated, Literal
 import regex
 from pydantic import Field, field_validator, model_validator
 
-from finetune.config.sections import Positive, Section
+from finetune.config.sections import Positive, Section, Size
 
 
 class RolloutConfig(Section):
     """How completions are sampled that a reward then judges (rloo, grpo)."""
 
-    num_generations: Annotated[int, Field(ge=2)] = 8
+    num_generations: Annotated[int, Field(ge=2, le=2**20)] = 8
     """Completions of each prompt: a group, whose rewards are each other's baseline."""
-    max_completion_length: Positive = 256
+    max_completion_length: Size = 256
     """Longest completion in tokens; longer ones are cut and have no stop token."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Logits are divided by this before sampling; 1 samples from the policy itself."""

@@ -22,6 +22,8 @@ Name = Annotated[str, AfterValidator(_named)]
 """A file, a directory or a hub id."""
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Positive = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(gt=0, le=2**20)]
+"""Rows, tokens and ranks: a product of three is still a number of bytes that torch can count."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 MaskRule = Literal[
     "no_trained_token",
@@ -83,7 +85,7 @@ class QuantizationConfig(Section):
 class LoraSection(Section):
     """The trained adapter (LoRA, Hu et al. 2021); names follow PEFT."""
 
-    r: Positive = 16
+    r: Size = 16
     """Rank of the update matrices."""
     alpha: Annotated[float, Field(gt=0)] = 32
     """`lora_alpha`: the update is scaled by alpha / r, or alpha / sqrt(r) with `use_rslora`."""
@@ -130,7 +132,7 @@ class DataConfig(Section):
         "auto"
     )
     """Shape of a row; auto finds it by looking and says which it found."""
-    max_length: Positive = 2048
+    max_length: Size = 2048
     """Longest sequence in tokens; longer rows are cut at the end, counted and reported."""
     packing: bool = False
     """Fills sequences of `max_length` with several rows that do not see each other."""
@@ -204,9 +206,9 @@ class TrainingConfig(Section):
     """Passes over the training rows; `max_steps` wins where both are set."""
     max_steps: Positive | None = None
     """Optimiser updates after which training ends."""
-    micro_batch_size: Positive = 1
+    micro_batch_size: Size = 1
     """Rows (or packs) in one forward pass."""
-    gradient_accumulation_steps: Positive = 16
+    gradient_accumulation_steps: Size = 16
     """Forward passes in one optimiser update; effective batch = micro_batch_size x this."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate, before `lr_scaling`."""
