@@ -48,7 +48,7 @@ def _converted(row: Row, format: FormatName, method: str) -> Converted:
     try:
         examples = examples_of(row, format, method)
     except RowFault as fault:
-        return Converted(row, fault=fault)
+        return Converted(row, fault=fault.with_traceback(None))  # which would keep what its callers held
     return Converted(row, [replace(example, source=row.source, index=row.index) for example in examples])
 
 

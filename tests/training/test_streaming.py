@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
@@ -311,8 +312,15 @@ def test_what_is_said_before_a_run(config_file):
     assert check_masks(load_config(config_file, STREAM), []).notes == [said]
 
 
-def test_two_windows_are_held_at_most(config_file):
-    stream = assemble(config_file, *STREAM).data.stream
-    for _ in islice(stream, 30):
-        assert len(stream._kept) <= 2
-    assert torch.tensor([row["number"] for row in islice(stream, 2)]).dtype == torch.int64
+def test_two_windows_are_held_at_most(config_file, rows_file):
+    """Also where they have faults, which remember where they were found."""
+    for line in (line_in_window(config_file, window) for window in range(1, 3)):
+        replaced(rows_file, line, json.dumps({"messages": [{"role": "user", "content": "alone"}]}))
+    stream, seen = assemble(config_file, *STREAM).data.stream, []
+    for _ in islice(stream, 40):
+        window = stream.window(stream.at)
+        if all(known() is not window for known in seen):
+            seen.append(weakref.ref(window))
+        del window
+        assert sum(known() is not None for known in seen) <= 2
+    assert len(seen) > 10
