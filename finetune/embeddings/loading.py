@@ -35,7 +35,8 @@ def load_encoder(name: str) -> Parts:
 
     try:
         where = located(name)
-        model, tokenizer = AutoModel.from_pretrained(where), AutoTokenizer.from_pretrained(where)
+        # Not asked, transformers would offer at the terminal to run code that the encoder brings.
+        model, tokenizer = (kind.from_pretrained(where, trust_remote_code=False) for kind in (AutoModel, AutoTokenizer))
     except ImportError as error:
         raise ConfigError(f"encoder {name!r}: {error.name} is not installed", INSTALL) from None
     except Exception as error:
@@ -74,9 +75,12 @@ def _adapted(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """The decoder of a causal model, its layers wrapped by the adapter."""
     from peft import PeftModel
 
+    from finetune.spec.adapter_files import require_plain
+
     if not (adapter / "adapter_config.json").is_file():
         raise ModelError(f"{adapter} holds no adapter", "give a directory with adapter_config.json, such as a run's")
     try:
+        require_plain(adapter)
         PeftModel.from_pretrained(model, str(adapter))  # puts its layers into `model` itself
     except Exception as error:
         hint = "its files are damaged, or it is of another model"

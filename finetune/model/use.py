@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from finetune.errors import RunDirError
 from finetune.model.build import build_base
 from finetune.spec import RunSpec
+from finetune.spec.adapter_files import require_plain
 from finetune.spec.skeleton import cast_unquantized
 
 
@@ -26,6 +27,7 @@ def load_trained(spec: RunSpec, adapter: Path) -> PeftModel:
     if spec.config.model.fp32_unquantized:
         cast_unquantized(base)
     try:
+        require_plain(adapter)
         model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -26,6 +26,14 @@ def adapter_files(model: PeftModel) -> dict[str, bytes]:
     return {WEIGHTS: save(tensors, metadata={"format": "pt"}), CONFIG: config.encode()}
 
 
+def require_plain(folder: Path) -> None:
+    """Raises ValueError where an adapter's configuration has PEFT import modules that it names, OSError where it cannot
+    be read."""
+    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(fields, dict) or fields.get("megatron_config"):
+        raise ValueError(f"{CONFIG} is no object, or asks for a module by name (megatron_config)")
+
+
 @torch.no_grad()
 def load_adapter(model: PeftModel, folder: Path) -> None:
     """Copies the tensors of a saved adapter into the model's own, which keep their type and place.

@@ -95,13 +95,15 @@ class ModelSource:
             raise self._unreadable(reason, OWN_AGAIN) from None
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise self._unreadable(reason, _hint(self.kind)) from None
+            raise self._unreadable(reason, _hint(self.kind, reason)) from None
 
     def _unreadable(self, reason: str, hint: str) -> ModelError:
         return ModelError(f"{self.name}: its configuration cannot be read ({reason})", hint)
 
 
-def _hint(kind: str) -> str:
+def _hint(kind: str, reason: str = "") -> str:
+    if "custom code" in reason:  # transformers' words for code that the model brings
+        return "read that code first; where you trust all of it, set model.trust_remote_code=true to run it"
     if kind == "hub":
         return "check the id and the network; a gated model needs `hf auth login`; a local directory needs no network"
     return "config.json must name a model_type that transformers knows, such as llama; a newer transformers knows more"
@@ -144,12 +146,29 @@ def _check_directory(path: Path, model: ModelConfig) -> None:
 
 
 def require_weights(source: ModelSource) -> None:
-    """Raises ModelError where a local directory has no safetensors to load."""
-    if source.kind == "directory" and not any(source.path.glob("*.safetensors")):
+    """Raises ModelError where a local directory has no safetensors to load, or its index names files elsewhere."""
+    if source.kind != "directory":
+        return
+    if not any(source.path.glob("*.safetensors")):
         raise ModelError(
             f"model.name_or_path: {source.path} has no *.safetensors",
             "put the weights there, or set model.weights=random to measure only",
         )
+    for index in source.path.glob("*.safetensors.index.json"):
+        _require_inside(index)
+
+
+def _require_inside(index: Path) -> None:
+    """Raises ModelError where an index of weights is none, or leads out of its directory."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{index}: cannot be read ({error})", "fetch the file again") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"{index}: {name!r} is no *.safetensors of its directory", "fetch the model again from where you trust"
+            )
 
 
 def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -167,7 +186,9 @@ def load_tokenizer(source: ModelSource, chat_template: str | None = None) -> Pre
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{source.name}: its tokenizer cannot be loaded ({first})", _hint(source.kind)) from None
+        raise ModelError(
+            f"{source.name}: its tokenizer cannot be loaded ({first})", _hint(source.kind, first)
+        ) from None
     if not tokenizer.is_fast:
         raise ModelError(
             f"{source.name}: its tokenizer is not a fast one", "add its tokenizer.json: masks need offsets"
