@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import os
@@ -112,13 +113,15 @@ class Fuzz:
             section = rng.choice(list(tree))
             kind = rng.randrange(6)
             if kind == 0 or not isinstance(tree.get(section), dict):
-                tree[section] = rng.choice(ODD)
+                tree[section] = copy.deepcopy(rng.choice(ODD))
             elif kind == 1:
-                tree[section][rng.choice(["nothing", "r ", "", "learning_rat", "🦙", "__class__"])] = rng.choice(ODD)
+                tree[section][rng.choice(["nothing", "r ", "", "learning_rat", "🦙", "__class__"])] = copy.deepcopy(
+                    rng.choice(ODD)
+                )
             elif kind == 2 and tree[section]:
                 del tree[section][rng.choice(list(tree[section]))]
             elif tree[section]:
-                tree[section][rng.choice(list(tree[section]))] = rng.choice(ODD)
+                tree[section][rng.choice(list(tree[section]))] = copy.deepcopy(rng.choice(ODD))
         return "values of a configuration", self._asked(rng, yaml.safe_dump(tree, allow_unicode=True).encode())
 
     def overrides(self, rng: random.Random) -> Case:
@@ -184,7 +187,7 @@ class Fuzz:
                            ["data", "check"], ["preflight", "--max", "seq_len", "--gpu", "16GiB"]])  # fmt: skip
 
     def _written(self, rng: random.Random) -> str:
-        value = rng.choice(ODD)
+        value = copy.deepcopy(rng.choice(ODD))
         return value if isinstance(value, str) else rng.choice([str(value), json.dumps(value)])
 
     def _config(self, content: bytes) -> None:
