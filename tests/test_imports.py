@@ -16,8 +16,9 @@ BELOW = {
     "whole_file": set(),
     "json_lines": set(),
     "live_tensors": set(),
-    "config": {"errors"},
-    "spec": {"config", "cores", "errors"},
+    "regular_file": set(),
+    "config": {"errors", "regular_file"},
+    "spec": {"config", "cores", "errors", "regular_file"},
 }
 BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl", "senses", "sequence"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
+import reprlib
 import types
 import typing
 from pathlib import Path
@@ -15,9 +15,20 @@ from pydantic import ValidationError
 from finetune.config.curation import CurationConfig
 from finetune.config.run import RunConfig
 from finetune.config.sections import Section
+from finetune.config.yaml_text import YamlError, parse
 from finetune.errors import ConfigError
+from finetune.regular_file import read_bytes
 
 Validated = TypeVar("Validated", bound=Section)
+
+LONGEST = 2**18
+"""Bytes of a configuration; those that ship have 3,000."""
+
+LISTED = 200
+"""Faults that are looked at: a wrong file has one in every line."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
@@ -40,7 +51,7 @@ def load_curation(overrides: list[str] | tuple[str, ...] = ()) -> CurationConfig
     for item in overrides:
         if not item.startswith("curation."):
             hint = "a file of rows takes curation.key=value alone; other keys need a configuration"
-            raise ConfigError(f"{item!r} does not set a key of curation", hint)
+            raise ConfigError(f"{_short(item)} does not set a key of curation", hint)
         _apply_override(tree, item)
     return _validated(_Curation, tree, "curation").curation
 
@@ -66,48 +77,29 @@ def _validated(model: type[Validated], tree: dict[str, Any], name: str) -> Valid
         return model.model_validate(tree)
     except ValidationError as error:
         problems = _problems(error)
-        lines = "\n".join(f"  {text}" for text in problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        more = error.error_count() > LISTED
+        lines = "\n".join(f"  {text}" for text in [*problems, *(["and more"] if more else [])])
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems" + (" and more" if more else "")
         raise ConfigError(
             f"{name}: {count} in the configuration\n{lines}", "`finetune schema` lists every key"
         ) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 2e-4 as a number (YAML 1.2) and refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, LONGEST).decode()
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file", "give the path of a YAML file, such as configs/qlora_r16.yaml"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})", "give the path of a YAML text file") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read ({reason})", "give the path of a YAML text file") from None
     try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(
-            f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}", "check indentation and colons"
-        ) from None
+        tree = parse(text)
+    except YamlError as error:
+        line = f", line {error.line}" if error.line else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error}", "check indentation and colons") from None
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else f"a {type(tree).__name__}"
         raise ConfigError(
@@ -120,23 +112,23 @@ def _apply_override(tree: dict[str, Any], item: str) -> None:
     key, sign, text = item.partition("=")
     hint = "overrides look like training.max_steps=20"
     if not sign or not key:
-        raise ConfigError(f"{item!r} is not an override", hint)
+        raise ConfigError(f"{_short(item)} is not an override", hint)
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{item!r}: the value is not valid YAML ({getattr(error, 'problem', error)})", hint) from None
+        value = parse(text)
+    except YamlError as error:
+        raise ConfigError(f"{_short(item)}: the value is not valid YAML ({error})", hint) from None
     *sections, name = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{item!r}: {section} is not a section", hint)
+            raise ConfigError(f"{_short(item)}: {section} is not a section", hint)
     tree[name] = value
 
 
 def _problems(error: ValidationError) -> list[str]:
     """One line for each faulty key; the alternatives of a union share a line, unless one failed deeper inside."""
     found: dict[str, list[str]] = {}
-    for detail in error.errors():
+    for detail in error.errors()[:LISTED]:
         where = ".".join(str(part) for part in _location(detail)) or "config"
         found.setdefault(where, []).append(_explain(where, detail))
     shallow = {where for where in found if any(other.startswith(f"{where}.") for other in found)}
@@ -165,7 +157,7 @@ def _explain(where: str, detail: dict[str, Any]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: {message[0].lower()}{message[1:]}; found {detail['input']!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}; found {_short(detail['input'])}"
 
 
 def _sections() -> dict[str, type[Section]]:
@@ -202,3 +194,8 @@ def _elsewhere(key: str) -> list[str]:
     names |= {f"{section}_{name}": f"{section}.{name}" for section, name in full}
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     return [names[near[0]]] if near else []
+
+
+def _short(value: Any) -> str:
+    """A value as it was written, its middle left out where it is long."""
+    return _SHORT.repr(value)

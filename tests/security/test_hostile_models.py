@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import struct
@@ -63,7 +62,7 @@ def test_a_known_model_is_built_of_our_own_classes(command, config_file, model, 
 
 
 def test_an_encoder_with_code_of_its_own_is_refused(hostile):
-    with pytest.raises(ModelError, match="cannot be loaded .*contains custom code"):
+    with pytest.raises(ModelError, match=r"cannot be loaded .*contains custom code"):
         open_encoder(str(hostile))
 
 
@@ -102,7 +101,7 @@ def test_an_index_that_leads_out_of_the_directory(tmp_path, config_file, model):
     (model / "decoy.safetensors").write_bytes((tmp_path / "outside.safetensors").read_bytes())
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "../outside.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="'../outside.safetensors' is no"):
+    with pytest.raises(ModelError, match=r"'\.\./outside\.safetensors' is no"):
         build_model(describe(load_config(config_file, [f"model.name_or_path={model}"])))
 
 
