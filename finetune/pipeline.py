@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from finetune.config import RunConfig, load_config
-from finetune.data import LoadedData, load_data
+from finetune.data import ChatTemplate, LoadedData, load_data
 from finetune.errors import ConfigError, DataError, DoesNotFit, Stopped
 from finetune.model import answer, build_model, load_trained
 from finetune.plan import DataSize, Plan, make_plan, require_sense
@@ -216,13 +216,11 @@ def open_chat(path: Path, max_new_tokens: int) -> Callable[[list[dict[str, str]]
     run = RunDir.open(path)
     spec = describe(run.config())
     tokenizer = load_tokenizer(spec.source, spec.config.data.chat_template)
+    template = ChatTemplate(tokenizer) if tokenizer.chat_template else None
     model = load_trained(spec, run.adapter)
 
     def reply(messages: list[dict[str, str]]) -> str:
-        if tokenizer.chat_template:
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        else:
-            prompt = messages[-1]["content"]
+        prompt = template.render(messages, generate=True) if template else messages[-1]["content"]
         return answer(model, tokenizer, prompt, max_new_tokens=max_new_tokens)
 
     return reply

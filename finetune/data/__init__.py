@@ -3,7 +3,7 @@
 rows.py       files and hub data sets, read row by row with their place
 formats.py    messages, ShareGPT, Alpaca, prompt/completion, text, preferences and prompts, found by looking (shapes.py)
               and made examples (converters.py, example.py)
-template.py   conversations rendered by the tokenizer's chat template
+template.py   conversations rendered by the tokenizer's chat template, within template_limits.py
 turns.py      which characters of a rendered conversation are trained, for any chat template
 tool_text.py  tool calls as text, for templates that write none
 encode.py     tokens and labels of one example
@@ -31,6 +31,7 @@ from typing import Any
 
 _HOMES = {
     "IGNORED": "encode",
+    "ChatTemplate": "template",
     "CheckResult": "findings",
     "Collator": "collate",
     "Encoded": "encode",

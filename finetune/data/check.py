@@ -15,6 +15,7 @@ from typing import Any
 from finetune.config import DataSource, RunConfig
 from finetune.cores import usable_cores
 from finetune.data.chunks import Asked, Checked, check_chunk, check_values, chunks_of
+from finetune.data.file_limits import require_file
 from finetune.data.files import read_file
 from finetune.data.findings import CheckResult
 from finetune.data.lines import STREAMED, require_new, write_bad_lines
@@ -49,6 +50,8 @@ def check_file(
     asked = Asked(chosen(rules, without), max_length, method)
     if not path.exists():
         raise ConfigError(f"{name}: no such file", "check the path")
+    if not path.is_dir():
+        require_file(path, name)
     _require_lines(skip_bad, [name])
     if path.is_dir() or not _streams(name):
         return check_rows([value for _, value in read_file(path, name)], name, asked)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.faults import RowFault
+from finetune.data.file_limits import next_line
 from finetune.data.lines import BadLine, Ends, GoodLine, read_lines
 from finetune.data.rules.fingerprints import Fingerprints, fingerprints
 from finetune.data.rules.registry import ACROSS, row_rules
@@ -97,6 +98,6 @@ def _lines(chunk: Chunk) -> Iterator[bytes]:
     with chunk.path.open("rb") as file:
         if chunk.start:
             file.seek(chunk.start - 1)
-            file.readline()  # the rest of a line that began in the chunk before
-        while file.tell() < chunk.end and (line := file.readline()):
+            next_line(file, str(chunk.path))  # the rest of a line that began in the chunk before
+        while file.tell() < chunk.end and (line := next_line(file, str(chunk.path))):
             yield line

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.data.faults import count, listed
+from finetune.data.file_limits import BY_LINES, WHOLE, require_file, require_table
 from finetune.data.json_files import Placed, read_json, read_jsonl, read_text
 from finetune.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+PARQUET_ROWS = 256
+"""Rows that are decompressed before their size is looked at."""
 
 
 def read_file(path: Path, name: str) -> list[Placed]:
@@ -26,6 +34,7 @@ def read_file(path: Path, name: str) -> list[Placed]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"{name}: unknown file type {path.suffix!r}", f"known types: {', '.join(READERS)}")
+    require_file(path, name)
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -46,9 +55,12 @@ def _read_csv(path: Path, name: str) -> list[Placed]:
     csv.field_size_limit(2**31 - 1)  # the module's own 128 KiB is shorter than a long document
     reader = csv.reader(io.StringIO(read_text(path, name), newline=""), strict=True)
     lines: list[tuple[int, list[str]]] = []
-    start = 1
+    start, cells = 1, 0
     try:
         for fields in reader:
+            require_table(name, 1, len(fields))
+            cells += len(fields)
+            require_table(name, cells, 1)
             if any(map(str.strip, fields)):  # sheets are saved with empty lines, and lines of empty fields, at the end
                 lines.append((start, fields))
             start = reader.line_num + 1
@@ -74,11 +86,24 @@ def _read_parquet(path: Path, name: str) -> list[Placed]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        values = ParquetFile(path).read().to_pylist()
+        values = list(_parquet_rows(ParquetFile(path), name))
     except (ArrowException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{name}: not a readable Parquet file ({reason})", "write or fetch the file again") from None
     return [(f"row {row}", without_nulls(value)) for row, value in enumerate(values, start=1)]
+
+
+def _parquet_rows(file: ParquetFile, name: str) -> Iterator[dict[str, Any]]:
+    """Rows as long as they stay within bounds: a few bytes may stand for any number of equal rows, and what the file
+    says of its size need not be so."""
+    columns, rows, size = len(file.schema.names), 0, 0
+    require_table(name, file.metadata.num_rows, columns)
+    for batch in file.iter_batches(PARQUET_ROWS):
+        rows, size = rows + len(batch), size + batch.nbytes
+        require_table(name, rows, columns)
+        if size > WHOLE:
+            raise DataError(f"{name}: more than {WHOLE:,} bytes once decompressed", BY_LINES)
+        yield from batch.to_pylist()
 
 
 def without_nulls(row: dict[str, Any]) -> dict[str, Any]:

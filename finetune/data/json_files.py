@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from finetune.data.faults import NAMED, count, described, listed
+from finetune.data.file_limits import next_line, require_whole
 from finetune.errors import DataError
 
 Placed = tuple[str, dict[str, Any]]
@@ -24,7 +26,7 @@ def read_jsonl(path: Path, name: str) -> list[Placed]:
     blank: list[int] = []
     last = 0
     with path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
+        for line, raw in enumerate(iter(lambda: next_line(file, name), b""), start=1):
             try:
                 text = decode(raw.rstrip(b"\r\n"))
                 if not text.strip():
@@ -61,6 +63,7 @@ def read_json(path: Path, name: str) -> list[Placed]:
 
 def read_text(path: Path, name: str) -> str:
     """A whole UTF-8 file, without a byte-order mark. Raises DataError naming the first faulty line and byte."""
+    require_whole(path, name)
     raw = path.read_bytes()
     try:
         return decode(raw)
@@ -116,6 +119,8 @@ def _fault(row: Any) -> str:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         return f"\\u{ord(error.object[error.start]):04x} is half a surrogate pair, which no text can hold"
+    except RecursionError as error:
+        return reason_of(error)
     return ""
 
 
@@ -133,7 +138,9 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         what = error.msg.removesuffix(" at").removesuffix(" starting")
         return f"{what[0].lower()}{what[1:]} (column {error.colno})"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return "a number of too many digits" if str(error).startswith("Exceeds the limit") else str(error)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -149,5 +156,13 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-# Python's own parser takes NaN and keeps the last of two equal keys; either is a fault that should be seen.
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is beyond the largest number")
+    return number
+
+
+# Python's own parser takes NaN, makes infinity of 1e999, and keeps the last of two equal keys: faults that should be
+# seen.
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)

@@ -25,7 +25,7 @@ LINE_FAULTS = {
     "truncated_json": "the line ends before its object does",
     "trailing_comma": "a comma with nothing behind it",
     "single_quotes": "single quotes, where JSON has double ones",
-    "not_a_number": "NaN or Infinity, which JSON has not",
+    "not_a_number": "NaN or Infinity, which JSON has not, or a number as large",
     "control_character": "a line break, tab or other control character inside a string, not escaped",
     "several_objects": "more than one object on the line",
     "repeated_key": "a key that stands twice in one object",
@@ -98,6 +98,8 @@ def fault_of(raw: bytes, error: Exception) -> str:
     constants: list[str] = []
     try:
         value = json.loads(text, parse_constant=constants.append)
+        if "beyond" in str(error):
+            return "not_a_number"
     except ValueError:
         return "invalid_json"  # such as a number of more digits than Python reads
     if constants:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune.config import DataSource
+from finetune.data.file_limits import next_line, require_file
 from finetune.data.lines import STREAMED
 from finetune.data.rows import read_rows
 from finetune.errors import ConfigError
@@ -63,6 +64,7 @@ def identify(source: DataSource) -> Part:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file. Raises ConfigError where it cannot be read."""
+    require_file(path, str(path))
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -89,7 +91,7 @@ def _copy(part: Part, to: BinaryIO) -> int:
     """Copies a .jsonl file, and ends its last line; the number of its lines."""
     lines = 0
     with Path(part.name).expanduser().open("rb") as file:
-        for line in file:
+        for line in iter(lambda: next_line(file, part.name), b""):
             to.write(line if line.endswith(b"\n") else line + b"\n")
             lines += 1
     return lines

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from finetune.data.template_limits import limits, require_bounded, require_short
 from finetune.data.turns import SENTINEL, Message, Span, TemplateFault, Turns, left_out
 from finetune.errors import DataError
 
@@ -14,7 +14,7 @@ from finetune.errors import DataError
 class ChatTemplate:
     """Renders conversations, and finds in them what the model has to write.
 
-    Raises DataError where the tokenizer has no template.
+    Raises DataError where the tokenizer has no template, or one without bounds.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -23,6 +23,9 @@ class ChatTemplate:
                 "the rows are conversations, but the model's tokenizer has no chat template",
                 "train an instruct model, or give a Jinja file as data.chat_template",
             )
+        named = tokenizer.chat_template
+        for template in named.values() if isinstance(named, dict) else [named]:
+            require_bounded(template)
         self.tokenizer = tokenizer
         self.special = _special_tokens(tokenizer)
         self.header = self._header()
@@ -35,13 +38,19 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], tools: list | None = None, *, generate: bool = False) -> str:
         """The conversation as the model reads it; `generate` adds the header of the next assistant turn.
 
-        Raises DataError where the template refuses the conversation.
+        Raises TemplateFault where the template refuses the conversation, DataError where it takes too long or too much
+        memory.
         """
         try:
-            return self.tokenizer.apply_chat_template(
-                list(messages), tools=tools, tokenize=False, add_generation_prompt=generate
-            )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            with limits():
+                text = self.tokenizer.apply_chat_template(
+                    list(messages), tools=tools, tokenize=False, add_generation_prompt=generate
+                )
+            require_short(text)
+            return text
+        except DataError:
+            raise
+        except Exception as error:  # anything at all: it is a program
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise TemplateFault(
                 "template_refuses_row",
@@ -54,7 +63,7 @@ class ChatTemplate:
         """`render` for a part of a conversation; None where the template wants more of it."""
         try:
             return self.render(messages, tools, generate=generate)
-        except DataError:
+        except TemplateFault:
             return None
 
     def trained_spans(

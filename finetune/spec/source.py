@@ -15,12 +15,15 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PretrainedCo
 
 from finetune.config import ModelConfig
 from finetune.errors import ModelError
+from finetune.regular_file import read_bytes
 from finetune.spec import gguf
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 """Fields that every published config.json of a decoder states, under these names or the family's own."""
+LONGEST_TEMPLATE = 2**20
+"""Bytes of a chat template; published ones have 20,000."""
 OWN_AGAIN = "fetch the model's own config.json again"
 
 
@@ -205,7 +208,7 @@ def _read_template(chat_template: str) -> str | None:
     if chat_template == "none":
         return None
     try:
-        return Path(chat_template).expanduser().read_text(encoding="utf-8")
+        return read_bytes(Path(chat_template).expanduser(), LONGEST_TEMPLATE).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
             f"data.chat_template: {chat_template}: cannot be read ({error})", "give the path of a Jinja file, or none"
