@@ -68,6 +68,14 @@ def test_the_committed_speed_of_preparing_rows() -> None:
     assert result["ways"]["finetune"]["tokens"] == result["ways"]["trl"]["tokens"]
 
 
+def test_the_memory_of_a_stream(module, tiny_model: Path, rows_file: Path) -> None:
+    """That both ways make the same tokens, and a stream goes on."""
+    measure = module("streaming_memory").measure
+    streamed, held = (measure(rows_file, str(tiny_model), way) for way in ("streamed", "held"))
+    assert {key: streamed[key] for key in ("tokens", "packs")} == {key: held[key] for key in ("tokens", "packs")}
+    assert streamed["resume_seconds"] >= 0 < held["bytes"]
+
+
 def test_the_cost_of_the_noise_scale(config_file: Path, tmp_path: Path) -> None:
     """That it is measured: on a tiny model it costs far more than the 2 % that it may cost on a real one."""
     out = tmp_path / "cost.json"

@@ -17,14 +17,14 @@ from assembly import assemble
 from rich.console import Console
 from test_nonfinite import lines, spoil
 from test_nonfinite import run as spoilt_run
-from test_resume import metrics, same_adapters, stop_at
+from test_resume import metrics, same_adapters
 
 from finetune import pipeline
 from finetune.config import load_config
 from finetune.data import blocks, load_data, streaming
 from finetune.data.blocks import Blocks
 from finetune.data.mask_check import check_masks
-from finetune.errors import ConfigError, DataError, FinetuneError, RunDirError, Stopped
+from finetune.errors import ConfigError, DataError, FinetuneError, RunDirError
 from finetune.preflight import Batch
 from finetune.spec import describe
 from finetune.training.rehearsal import _extremes
@@ -128,25 +128,6 @@ class TestRows:
 
 
 class TestRuns:
-    def test_stopped_and_resumed_is_the_uninterrupted_run(self, config_file, monkeypatch):
-        """Over two passes and in the middle of windows; batches reach over their ends."""
-        whole, expected = train(config_file, "whole", *PACKED)
-        stop_at(monkeypatch, 5)
-        with pytest.raises(Stopped, match="checkpoint-4"):
-            train(config_file, "halves", *PACKED)
-        stop_at(monkeypatch, None)
-        halves, report = train(config_file, "halves", *PACKED, resume=True)
-        assert same_adapters(whole, halves)
-        assert metrics(halves) == metrics(whole)
-        for key in ("rows", "tokens", "trained_tokens", "steps", "epochs", "loss"):
-            assert report["train"][key] == expected["train"][key]
-        for key in ("data", "notes", "eval_loss", "samples"):
-            assert report[key] == expected[key]
-        assert report["train"]["epochs"] > 2
-        assert [line["epoch"] for line in metrics(halves) if "loss" in line][-1] == round(report["train"]["epochs"], 4)
-        assert report["data"]["train"]["rows"] == 12
-        assert report["rehearsal"]["tokens"] == 2 * 96
-
     def test_one_update_over_all_rows_is_that_of_a_run_that_holds_them(self, config_file):
         """Where every row is in the update, their order does not matter but for rounding."""
         keys = ["training.max_steps=1", "training.micro_batch_size=4", "training.gradient_accumulation_steps=3"]
@@ -179,11 +160,13 @@ class TestRuns:
         assert report["train"]["epochs"] == pytest.approx(28 / 11, abs=0.1)
 
     def test_a_faulty_line_ends_the_run_which_goes_on_once_it_is_mended(self, config_file, rows_file):
-        whole, expected = train(config_file, "whole", *PLAIN)
+        """From the middle of a window, over more than two passes: to the bit what it would have been."""
+        keys = [*PACKED, "training.save_steps=1"]
+        whole, expected = train(config_file, "whole", *keys)
         line = line_in_window(config_file, 2)
         before = replaced(rows_file, line, '{"messages": [')
         with pytest.raises(DataError) as caught:
-            train(config_file, "run", *PLAIN)
+            train(config_file, "run", *keys)
         run = config_file.parent / "run"
         assert caught.value.message.startswith(f"{rows_file}: 1 faulty line\n  line {line}: ")
         assert caught.value.hint == (
@@ -193,11 +176,20 @@ class TestRuns:
         assert caught.value.exit_code == 4
         replaced(rows_file, line, before)
         with pytest.raises(RunDirError, match=r"has changed since it began: data\.train\.\S+ was \w{12}, is \w{12}\n"):
-            train(config_file, "run", *PLAIN, resume=True)
-        _, report = train(config_file, "run", *PLAIN, resume=True, allow_drift=True)
+            train(config_file, "run", *keys, resume=True)
+        said = io.StringIO()
+        _, report = train(config_file, "run", *keys, resume=True, allow_drift=True, said=said)
+        assert "the run goes on from checkpoint-1" in said.getvalue()
         assert same_adapters(whole, run)
         assert metrics(run) == metrics(whole)
-        assert {key: report[key] for key in ("data", "notes")} == {key: expected[key] for key in ("data", "notes")}
+        for key in ("rows", "tokens", "trained_tokens", "steps", "epochs", "loss"):
+            assert report["train"][key] == expected["train"][key]
+        for key in ("data", "notes", "eval_loss", "samples"):
+            assert report[key] == expected[key]
+        assert report["train"]["epochs"] > 2
+        assert [line["epoch"] for line in metrics(run) if "loss" in line][-1] == round(report["train"]["epochs"], 4)
+        assert report["data"]["train"]["rows"] == 12
+        assert report["rehearsal"]["tokens"] == 2 * 96
 
     def test_rows_that_spoil_an_update_are_named(self, config_file, rows_file):
         def spoiling(assembly) -> None:
@@ -276,6 +268,21 @@ class TestRefusals:
         assert caught.value.message == message.format(path=path)
         assert caught.value.hint.startswith(hint)
         assert caught.value.exit_code == (4 if name in ("empty.jsonl", "blank.jsonl") else 2)
+
+    def test_a_file_that_cannot_be_read(self, config_file, rows_file, monkeypatch):
+        monkeypatch.setattr(blocks, "_places", lambda path: Path("/proc/self/mem").read_bytes())  # not even by root
+        with pytest.raises(ConfigError) as caught:
+            assemble(config_file, *STREAM)
+        assert caught.value.message == f"{rows_file}: cannot be read (Input/output error)"
+        assert caught.value.hint == "check the path and its permissions"
+
+    def test_a_file_that_goes_away(self, config_file, rows_file):
+        stream = assemble(config_file, *STREAM).data.stream
+        rows_file.rename(rows_file.with_suffix(".away"))
+        with pytest.raises(DataError) as caught:
+            stream.converted(1)
+        assert caught.value.message == f"{rows_file}: cannot be read any more (No such file or directory)"
+        assert caught.value.hint == "see to the disk, or put the file back"
 
     def test_an_empty_list(self, config_file):
         with pytest.raises(ConfigError, match=r"^data\.train: the list of sources is empty"):
