@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from finetune.data.formats import Example
 from finetune.data.template import ChatTemplate
+from finetune.data.template_limits import limits
 from finetune.data.tool_text import tools_as_text, uses_tools
 from finetune.data.turns import Message, Span
 from finetune.errors import DataError
@@ -89,7 +90,8 @@ class Encoder:
         with ThreadPoolExecutor(1) as tokenizing:
             before = None
             while batch := list(islice(waiting, BATCH)):
-                written = [self._written(example) for example in batch]
+                with limits():
+                    written = [self._written(example) for example in batch]
                 after = batch, written, tokenizing.submit(self._tokens, written)
                 if before:
                     yield from self._finished(*before)

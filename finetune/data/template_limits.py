@@ -17,8 +17,8 @@ import jinja2
 from finetune.errors import DataError
 
 SECONDS = 10.0
-"""Time of one rendering: a conversation of a thousand turns takes 0.01 s, also on a busy machine not a thousand times
-that. By the clock, since the processor's time is that of every thread, and the tokenizer has many."""
+"""Time of one batch of renderings: a conversation of a thousand turns takes 0.01 s, and a batch of ordinary ones 0.1 s.
+By the clock, since the processor's time is that of every thread, and the tokenizer has many."""
 
 MEMORY = 2**31
 """Bytes that the process may take meanwhile: a conversation of a million words takes 20 MB, and the tokenizer works on
@@ -32,6 +32,8 @@ LONGEST = 2**20
 
 HINT = "the template is a program: look at it, and give another as data.chat_template, or another model"
 STATM = Path("/proc/self/statm")
+
+_set = False
 
 
 def require_bounded(template: str) -> None:
@@ -48,7 +50,24 @@ def require_bounded(template: str) -> None:
 
 @contextlib.contextmanager
 def limits() -> Iterator[None]:
-    """Raises DataError where what is done within takes more than SECONDS (in the main thread) or MEMORY (on Linux)."""
+    """Raises DataError where what is done within takes more than SECONDS (in the main thread) or MEMORY (on Linux).
+
+    Within other limits these hold alone: setting them costs as much as a short rendering, so a batch sets them once.
+    """
+    global _set
+    if _set:
+        yield
+        return
+    _set = True
+    try:
+        with _limited_all():
+            yield
+    finally:
+        _set = False
+
+
+@contextlib.contextmanager
+def _limited_all() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             stack.enter_context(_limited_time())

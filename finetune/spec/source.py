@@ -51,7 +51,7 @@ class ModelSource:
         """The fields of a local model's config.json as they stand there; raises ModelError where it cannot be read."""
         try:
             fields = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._unreadable(f"config.json: {error}", "config.json must be a JSON object in UTF-8") from None
         if not isinstance(fields, dict):
             raise self._unreadable(
@@ -60,7 +60,7 @@ class ModelSource:
         return fields
 
     def _check_stated(self, fields: dict[str, Any]) -> None:
-        name = fields.get("model_type")
+        name = str(fields.get("model_type") or "")
         if name not in CONFIG_MAPPING and "auto_map" not in fields:
             unknown = f"model_type {name!r} is unknown to transformers {transformers.__version__}"
             raise self._unreadable(unknown if name else "config.json has no model_type", _hint(self.kind))
