@@ -112,8 +112,8 @@ class Trials:
 
 
 def _kind(operation: str) -> str:
-    """An operation without the numbers and random names of one run."""
-    return re.sub(r"rehearsal-\w+", "rehearsal", re.sub(r"checkpoint-\d+", "checkpoint", operation))
+    """An operation without the numbers of one run."""
+    return re.sub(r"checkpoint-\d+", "checkpoint", operation)
 
 
 def _damage(file: Path, how: str) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 Contents = bytes | memoryview
@@ -72,6 +73,18 @@ def remove_folder(path: Path) -> None:
     if os.path.lexists(path):
         path.replace(gone)
         shutil.rmtree(gone) if gone.is_dir() and not gone.is_symlink() else gone.unlink()
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """An empty folder for as long as the block runs, whatever was there before. Raises OSError where it cannot be made;
+    one that cannot be removed is left behind, for whoever makes it next."""
+    remove_folder(path)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _gone(path: Path) -> Path:

@@ -81,7 +81,7 @@ class RunDir:
                 )
         try:
             note = run.lock.acquire()
-            for left in (*run.path.glob("rehearsal-*"), *run.path.glob(".*.tmp"), *run.checkpoints.glob(".*")):
+            for left in (*run.path.glob(".*.tmp"), *run.path.glob(".*.gone"), *run.checkpoints.glob(".*")):
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         except OSError as error:
             run.lock.release()

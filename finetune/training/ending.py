@@ -16,11 +16,14 @@ from safetensors.torch import load, load_file, save
 
 from finetune.errors import DoesNotFit, RunDirError
 from finetune.spec.adapter_files import WEIGHTS, adapter_files
-from finetune.whole_file import write_folder
+from finetune.whole_file import scratch_folder, write_folder
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+REHEARSAL = ".rehearsal.tmp"
+"""Folder of what a rehearsal saves: gone at its end, and where that was not to be, when the run is resumed."""
 
 
 def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
@@ -37,8 +40,8 @@ def rehearse_end(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: P
     Raises DoesNotFit where it cannot be written, RunDirError where it does not come back as it was, or a layer cannot
     take its part.
     """
-    with TemporaryDirectory(prefix="rehearsal-", dir=folder) as aside:
-        target = Path(aside) / "adapter"
+    with scratch_folder(folder / REHEARSAL) as aside:
+        target = aside / "adapter"
         try:
             save_adapter(model, tokenizer, target)
             same = load_file(target / WEIGHTS), load(adapter_files(model)[WEIGHTS])

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +18,10 @@ from transformers.trainer_utils import SaveStrategy
 from finetune.errors import DoesNotFit, RunDirError
 from finetune.spec import RunSpec
 from finetune.training.checkpoints import Unreadable, newest_good
-from finetune.training.ending import rehearse_end
+from finetune.training.ending import REHEARSAL, rehearse_end
 from finetune.training.unchanged import unchanged
 from finetune.training.watched import Shape
+from finetune.whole_file import scratch_folder
 
 if TYPE_CHECKING:
     from finetune.training.watched import Watched
@@ -66,12 +66,12 @@ def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -
     rehearse_end(trainer.model, trainer.processing_class, folder)
     shortest, largest, longest = _extremes(trainer)
     peaks, clock = {}, StepClock(trainer)
-    with TemporaryDirectory(prefix="rehearsal-", dir=folder) as checkpoints, unchanged(trainer):
+    with scratch_folder(folder / REHEARSAL) as checkpoints, unchanged(trainer):
         trainer.guards = None  # what does not fit is to fail here
         shape = Shape("training", min(len(largest), spec.config.training.micro_batch_size), longest)
         with _measured(trainer, spec, shape, peaks):
-            _train(trainer, shortest, largest, checkpoints, clock)
-        checkpoint_bytes = _size_of_newest(Path(checkpoints))
+            _train(trainer, shortest, largest, str(checkpoints), clock)
+        checkpoint_bytes = _size_of_newest(checkpoints)
         if trainer.eval_dataset:
             _evaluate(trainer, spec, peaks)
     trainer.memory.begin()

@@ -115,7 +115,7 @@ def test_the_whole_line_with_and_without_it(config_file):
     assert [note for note in reports[0]["notes"] if note not in reports[1]["notes"]] == [
         note for note in reports[0]["notes"] if note.startswith("rehearsal: ")
     ]
-    assert not list((config_file.parent / "true").glob("rehearsal-*"))
+    assert not list((config_file.parent / "true").glob(".*.tmp"))
 
 
 def test_nothing_is_left_behind(tmp_path, config_file):
@@ -348,7 +348,7 @@ def test_what_reads_otherwise_than_written_is_refused(tmp_path, config_file, mon
     where = assembly.spec.config.output_dir if module is checkpoints else tmp_path
     assert caught.value.message == f"{where}: {what} does not read back as it was written"
     assert caught.value.hint == "check the disk, or name an output_dir on another one"
-    assert not list(tmp_path.glob("rehearsal-*"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_an_adapter_that_cannot_be_merged_is_found_before_the_run(tmp_path, config_file, monkeypatch):
