@@ -1,6 +1,6 @@
 """Memory of `data.streaming` over a file and over one ten times as long; and what going on in the middle of one costs.
 
-    python benchmarks/streaming_memory.py [--rows 1000000] [--json benchmarks/results/streaming_memory.json]
+    python benchmarks/streaming_memory.py [--rows 300000] [--json benchmarks/results/streaming_memory.json]
 
 Rows are those of rules_speed.py. Each line of the result is a process of its own that does what a run does with its
 rows, and nothing else: packs of 2,048 tokens of a whole pass (`streamed`), or of all rows at once (`held`, of the
@@ -117,7 +117,7 @@ def _make_model(folder: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the longer file")
+    parser.add_argument("--rows", type=int, default=300_000, help="of the longer file")
     parser.add_argument("--json", type=Path, help="file to write the result to")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()

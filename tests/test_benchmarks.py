@@ -76,6 +76,18 @@ def test_the_memory_of_a_stream(module, tiny_model: Path, rows_file: Path) -> No
     assert streamed["resume_seconds"] >= 0 < held["bytes"]
 
 
+def test_the_committed_memory_of_a_stream() -> None:
+    runs = json.loads((BENCHMARKS / "results" / "streaming_memory.json").read_text(encoding="utf-8"))["runs"]
+    held, once, ten = (runs[name] for name in ("held 30000", "streamed 30000", "streamed 300000"))
+    assert once["tokens"] == held["tokens"] and ten["tokens"] > 9 * once["tokens"]
+    assert ten["bytes"] < 1.1 * once["bytes"] < held["bytes"]
+    page = Page(BENCHMARKS.parent / "docs" / "data.md")
+    memory = [f"{line / 2**20:,.0f} MiB" for line in (ten["bytes"], once["bytes"], held["bytes"], ten["imports_bytes"])]
+    page.says("300,000 rows take {}, a tenth of them {}; that tenth, held, {}; the libraries alone {}.".format(*memory))
+    page.says(f"{ten['rows_a_second']:,} rows a second on one core, holding {held['rows_a_second']:,}")
+    page.says(f"the next pack comes after {ten['resume_seconds']:.2f} s")
+
+
 def test_the_cost_of_the_noise_scale(config_file: Path, tmp_path: Path) -> None:
     """That it is measured: on a tiny model it costs far more than the 2 % that it may cost on a real one."""
     out = tmp_path / "cost.json"
