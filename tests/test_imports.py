@@ -17,13 +17,14 @@ BELOW = {
     "json_lines": {"whole_file"},
     "live_tensors": set(),
     "regular_file": set(),
+    "memory_limit": set(),
     "secrets": set(),
     "config": {"errors", "regular_file"},
     "spec": {"config", "cores", "errors", "regular_file"},
 }
 BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl", "senses", "sequence"}
-FILES = {"whole_file", "regular_file", "json_lines", "secrets"}
+FILES = {"whole_file", "regular_file", "json_lines", "secrets", "memory_limit"}
 BELOW |= {toolkit: {"study", "embeddings", "live_tensors"} | FILES | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
 BELOW |= {room: {"embeddings", "live_tensors"} | FILES | BELOW["embeddings"] | TOOLKITS for room in ROOMS}

@@ -1,23 +1,16 @@
-"""Rows from files: which types are known, CSV and Parquet. Text is parsed by the standard library."""
+"""Rows from files: which types are known, and CSV. Text is parsed by the standard library."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from finetune.data.faults import count, listed
-from finetune.data.file_limits import BY_LINES, WHOLE, require_file, require_table
+from finetune.data.file_limits import require_file, require_table
 from finetune.data.json_files import Placed, read_json, read_jsonl, read_text
+from finetune.data.parquet_files import read_parquet
 from finetune.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
-
-PARQUET_ROWS = 256
-"""Rows that are decompressed before their size is looked at."""
 
 
 def read_file(path: Path, name: str) -> list[Placed]:
@@ -81,47 +74,11 @@ def _read_csv(path: Path, name: str) -> list[Placed]:
     return [(f"row {row}", dict(zip(header, fields, strict=True))) for row, (_, fields) in enumerate(lines, start=1)]
 
 
-def _read_parquet(path: Path, name: str) -> list[Placed]:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        values = list(_parquet_rows(ParquetFile(path), name))
-    except (ArrowException, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{name}: not a readable Parquet file ({reason})", "write or fetch the file again") from None
-    return [(f"row {row}", without_nulls(value)) for row, value in enumerate(values, start=1)]
-
-
-def _parquet_rows(file: ParquetFile, name: str) -> Iterator[dict[str, Any]]:
-    """Rows as long as they stay within bounds: a few bytes may stand for any number of equal rows, and what the file
-    says of its size need not be so."""
-    columns, rows, size = len(file.schema.names), 0, 0
-    require_table(name, file.metadata.num_rows, columns)
-    for batch in file.iter_batches(PARQUET_ROWS):
-        rows, size = rows + len(batch), size + batch.nbytes
-        require_table(name, rows, columns)
-        if size > WHOLE:
-            raise DataError(f"{name}: more than {WHOLE:,} bytes once decompressed", BY_LINES)
-        yield from batch.to_pylist()
-
-
-def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """The row without null fields below its columns: Arrow gives every struct all fields that any struct has."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items() if item is not None}
-        return [clean(item) for item in value] if isinstance(value, list) else value
-
-    return {column: clean(value) for column, value in row.items()}
-
-
 READERS = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".json": read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
 }
 """Known file types and what reads them."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from finetune.data.files import without_nulls
 from finetune.data.json_files import Placed
+from finetune.data.parquet_files import without_nulls
 from finetune.errors import ConfigError, DataError, FinetuneError
 
 if TYPE_CHECKING:

@@ -5,16 +5,15 @@ and code, but not from running for ever or filling the memory.
 from __future__ import annotations
 
 import contextlib
-import resource
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jinja2
 
 from finetune.errors import DataError
+from finetune.memory_limit import limited_memory
 
 SECONDS = 10.0
 """Time of one batch of renderings: a conversation of a thousand turns takes 0.01 s, and a batch of ordinary ones 0.1 s.
@@ -31,7 +30,6 @@ LONGEST = 2**20
 """Characters of a template: published ones have 20,000."""
 
 HINT = "the template is a program: look at it, and give another as data.chat_template, or another model"
-STATM = Path("/proc/self/statm")
 
 _set = False
 
@@ -71,8 +69,7 @@ def _limited_all() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             stack.enter_context(_limited_time())
-        if STATM.exists():
-            stack.enter_context(_limited(resource.RLIMIT_AS, _taken() + MEMORY))
+        stack.enter_context(limited_memory(MEMORY))
         try:
             yield
         except MemoryError:
@@ -96,22 +93,6 @@ def _limited_time() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
         if rest:  # somebody else's alarm comes when it would have come
             signal.setitimer(signal.ITIMER_REAL, max(rest - (time.monotonic() - began), 1e-3))
-
-
-@contextlib.contextmanager
-def _limited(what: int, most: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(what)
-    ends = [most, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
-    resource.setrlimit(what, (min(ends), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(what, (soft, hard))
-
-
-def _taken() -> int:
-    """Bytes of address space that the process has."""
-    return int(STATM.read_text().split()[0]) * resource.getpagesize()
 
 
 def _too_long(signum: int, frame: object) -> None:

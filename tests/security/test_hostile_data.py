@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from finetune.data import file_limits, files
+from finetune.data import file_limits, parquet_files
 from finetune.data.file_limits import CELLS, COLUMNS, LONGEST_LINE, WHOLE
 from finetune.data.files import read_file
 from finetune.errors import DataError, FinetuneError
@@ -121,7 +121,7 @@ def test_a_csv_field_that_does_not_close(fault, tmp_path):
 
 
 def test_a_parquet_file_that_decompresses_hugely(fault, monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "WHOLE", 2**24)
+    monkeypatch.setattr(parquet_files, "WHOLE", 2**24)
     path = tmp_path / "bomb.parquet"
     rows = pyarrow.table({"text": pyarrow.array(["x" * 2**16] * 4_000)})  # 256 MB, stored once
     pyarrow.parquet.write_table(rows, path, compression="zstd")
@@ -135,6 +135,48 @@ def test_a_parquet_file_of_rows_that_take_no_room(fault, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.nulls(CELLS + 1)}), path)
     assert path.stat().st_size < 100_000
     assert fault(path) == f"nulls.parquet: more than {CELLS:,} cells in 1 columns"
+
+
+def test_a_parquet_file_whose_dictionary_is_named_often(fault, monkeypatch, tmp_path):
+    """One text of a megabyte, in each of ten thousand rows: Arrow holds it once, rows would hold it each."""
+    monkeypatch.setattr(parquet_files, "WHOLE", 2**26)
+    path = tmp_path / "dictionary.parquet"
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 10_000, pyarrow.int32()), ["x" * 2**20])
+    for column in (texts, pyarrow.ListArray.from_arrays([0, 5_000, 10_000], texts)):
+        pyarrow.parquet.write_table(pyarrow.table({"text": column}), path, compression="zstd")
+        assert path.stat().st_size < 10_000
+        assert fault(path) == f"dictionary.parquet: more than {2**26:,} bytes once decompressed"
+
+
+@pytest.mark.parametrize("kind", [pyarrow.null(), pyarrow.bool_()])
+def test_a_parquet_file_of_lists_that_take_no_room(fault, monkeypatch, tmp_path, kind):
+    monkeypatch.setattr(parquet_files, "CELLS", 2**18)
+    path = tmp_path / "lists.parquet"
+    lists = pyarrow.ListArray.from_arrays([0, 2**19], pyarrow.nulls(2**19, kind))
+    pyarrow.parquet.write_table(pyarrow.table({"text": lists}), path)
+    assert path.stat().st_size < 10_000
+    assert fault(path) == f"lists.parquet: more than {2**18:,} values, those in lists counted"
+
+
+def test_a_parquet_file_that_asks_for_too_much_at_once(monkeypatch, tmp_path):
+    """64 rows of 32 MiB that are stored once, and decompressed as one batch: more than Arrow's allocator sets aside."""
+    monkeypatch.setattr(parquet_files, "MEMORY", 2**27)
+    path = tmp_path / "page.parquet"
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 64, pyarrow.int32()), ["x" * 2**25])
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, compression="zstd", store_schema=False)
+    with pytest.raises(DataError) as caught:
+        read_file(path, path.name)
+    assert caught.value.message == f"page.parquet: asks for more than {2**27:,} bytes to be decompressed"
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+def test_a_parquet_file_of_what_are_no_rows(tmp_path):
+    path = tmp_path / "types.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([1, 2], pyarrow.duration("s"))}), path)
+    assert [row["text"].seconds for _, row in read_file(path, "types")] == [1, 2]
+    views = pyarrow.array([["a"]], pyarrow.list_view(pyarrow.string()))
+    with pytest.raises(DataError, match="types: a column holds list_view"):
+        parquet_files._held(views, "types")
 
 
 def test_a_parquet_file_that_is_none(fault, tmp_path):
