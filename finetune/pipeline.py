@@ -37,6 +37,7 @@ from finetune.training import (
     MetricsWriter,
     ProgressBar,
     Watched,
+    announced,
     audit,
     build_trainer,
     check_rewards,
@@ -77,7 +78,8 @@ def train(
         verdict = preflight(spec).require_fit()
         prepare_reporters(config.training.report_to, run.path)
         data = load_data(spec)
-        say(*data.notes, *check_rewards(spec, data))
+        say(*data.notes, *announced(spec))
+        say(*check_rewards(spec, data))
         model = build_model(spec)
         say(*receipt.enter(data_inputs(spec, data), step_of(start)))
         run.write_json("preflight.json", verdict.to_json(timeline=True))
@@ -176,11 +178,9 @@ def evaluate(path: Path, data_eval: str | None = None, overrides: Sequence[str] 
     for item in overrides:
         if not item.startswith("data."):
             raise ConfigError(f"{item}: the run is trained; only its data can be other", "change keys of data alone")
-    if overrides:
-        config = load_config(run.path / "config.yaml", list(overrides))
-    if data_eval is not None:
-        section = config.data.model_copy(update={"eval": data_eval, "eval_fraction": 0.0})
-        config = config.model_copy(update={"data": section})
+    other = [] if data_eval is None else [f"data.eval={json.dumps(data_eval)}", "data.eval_fraction=0.0"]
+    if overrides or other:
+        config = load_config(run.path / "config.yaml", [*overrides, *other])
     if not config.data.holds_out:
         raise ConfigError(f"{path}: the run holds no rows out", "name some: `finetune eval RUN --data FILE`")
     spec = describe(config)

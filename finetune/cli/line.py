@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from finetune.cli.options import Config, Gpu, Json, Overrides, WithData, err, print_json, say
+from finetune.errors import RunDirError
 
 
 def train(
@@ -25,6 +27,8 @@ def train(
     from finetune.config import load_config
 
     loaded = load_config(config, overrides or [])
+    if resume:
+        _require_own(config, Path(loaded.output_dir).expanduser())
     from finetune import pipeline
 
     report = pipeline.train(loaded, err, resume=resume, allow_drift=allow_drift, dry_run=dry_run)
@@ -38,6 +42,15 @@ def train(
         run = Path(loaded.output_dir).expanduser()
         say([headline(run), f"report: {run / 'report.html'}"])
         print(run)
+
+
+def _require_own(config: Path, run: Path) -> None:
+    """Raises RunDirError for the configuration of one run, moved perhaps, that would go on with another."""
+    if (config.parent / "receipt.json").exists() and config.parent.resolve() != run.resolve():
+        raise RunDirError(
+            f"{config} is of the run beside it, but its output_dir is {run}",
+            f"go on with that run by output_dir={shlex.quote(str(config.parent))}",
+        )
 
 
 def preflight(

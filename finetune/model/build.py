@@ -80,7 +80,7 @@ def _pretrained(spec: RunSpec) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # to name them here
             output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:  # odd indexes
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{spec.source.name}: its weights cannot be loaded ({first})",

@@ -20,8 +20,15 @@ from finetune.spec import gguf
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-"""Fields that every published config.json of a decoder states, under these names or the family's own."""
+SIZES = {
+    "vocab_size": 2**22,
+    "hidden_size": 2**17,
+    "intermediate_size": 2**20,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**12,
+}
+"""Fields that every published config.json of a decoder states, under these names or the family's own, and what none
+of them comes near: a thousand million layers would be made one by one."""
 LONGEST_TEMPLATE = 2**20
 """Bytes of a chat template; published ones have 20,000."""
 OWN_AGAIN = "fetch the model's own config.json again"
@@ -64,9 +71,11 @@ class ModelSource:
         if name not in CONFIG_MAPPING and "auto_map" not in fields:
             unknown = f"model_type {name!r} is unknown to transformers {transformers.__version__}"
             raise self._unreadable(unknown if name else "config.json has no model_type", _hint(self.kind))
-        for size in SIZES:
-            if isinstance(fields.get(size), int) and fields[size] < 1:
-                raise self._unreadable(f"config.json has {size} = {fields[size]}", OWN_AGAIN)
+        inner = fields.get("text_config")
+        for stated in (fields, inner if isinstance(inner, dict) else {}):
+            for size, most in SIZES.items():
+                if isinstance(stated.get(size), int) and not 1 <= stated[size] <= most:
+                    raise self._unreadable(f"config.json has {size} = {str(stated[size])[:40]}", OWN_AGAIN)
 
     def weights_dir(self) -> str:
         """What `from_pretrained` loads: a directory (converted from GGUF where needed) or a hub id."""

@@ -41,7 +41,7 @@ from finetune.training.progress import ProgressBar
 from finetune.training.rehearsal import Rehearsal, rehearse
 from finetune.training.reporters import prepare_reporters
 from finetune.training.trainer import build_trainer
-from finetune.training.trial import check_rewards, try_rewards
+from finetune.training.trial import announced, check_rewards, try_rewards
 from finetune.training.watched import Watched
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "ProgressBar",
     "Rehearsal",
     "Watched",
+    "announced",
     "audit",
     "build_trainer",
     "check_rewards",

@@ -33,6 +33,17 @@ class RewardTrial:
     baseline: Saving | None = None
 
 
+def announced(spec: RunSpec) -> list[str]:
+    """What is to be said before code runs that the configuration names."""
+    if not spec.config.training.online:
+        return []
+    functions = [reward.function for reward in spec.config.rewards if reward.type == "python"]
+    return [
+        f"rewards: {function} runs as you, with your files and network, in a process of its own"
+        for function in dict.fromkeys(functions)
+    ]
+
+
 def check_rewards(spec: RunSpec, data: LoadedData) -> list[str]:
     """Tries the rewards on answers of the data; returns what is to be said. Raises DataError where they cannot be used,
     ConfigError where a function cannot be had."""

@@ -105,6 +105,18 @@ def test_an_index_that_leads_out_of_the_directory(tmp_path, config_file, model):
         build_model(describe(load_config(config_file, [f"model.name_or_path={model}"])))
 
 
+@pytest.mark.parametrize(
+    "index",
+    ["[1]", "{}", '{"metadata": 1, "weight_map": 3}', '{"metadata": {}, "weight_map": {"lm_head.weight": 3}}', "[" * 90_000],
+    ids=["list", "nothing", "number", "number in it", "deep"],
+)
+def test_an_index_that_is_none(config_file, model, index):
+    (model / "model.safetensors").rename(model / "other.safetensors")
+    (model / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match="its weights cannot be loaded|model.safetensors.index.json"):
+        build_model(describe(load_config(config_file, [f"model.name_or_path={model}"])))
+
+
 @pytest.mark.parametrize("counts", [(2**62, 1), (1, 2**62)], ids=["tensors", "fields"])
 def test_a_gguf_file_of_absurd_counts(refused, config_file, tmp_path, counts):
     file = tmp_path / "bomb.gguf"

@@ -79,6 +79,8 @@ def test_a_configuration_that_cannot_be_read(tmp_path: Path, content: bytes, wor
         ("qwen3", {"vocab_size": None, "num_attention_heads": None}, "lacks vocab_size, num_attention_heads"),
         ("llama3", {"hidden_size": "64"}, "Field 'hidden_size' expected int, got str (value: '64')"),
         ("mistral", {"num_hidden_layers": 0}, "config.json has num_hidden_layers = 0"),
+        ("llama3", {"num_hidden_layers": 10**9}, "config.json has num_hidden_layers = 1000000000"),
+        ("llama3", {"text_config": {"num_hidden_layers": 10**9}}, "config.json has num_hidden_layers = 1000000000"),
         ("qwen2", {"num_attention_heads": 0}, "config.json has num_attention_heads = 0"),
         ("llama3", {"num_attention_heads": 6}, "hidden size (64) is not a multiple of the number of attention heads"),
         ("mistral", {"num_attention_heads": 6}, "hidden_size 64 is no multiple of num_attention_heads 6"),
