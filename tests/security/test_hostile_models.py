@@ -107,13 +107,19 @@ def test_an_index_that_leads_out_of_the_directory(tmp_path, config_file, model):
 
 @pytest.mark.parametrize(
     "index",
-    ["[1]", "{}", '{"metadata": 1, "weight_map": 3}', '{"metadata": {}, "weight_map": {"lm_head.weight": 3}}', "[" * 90_000],
+    [
+        "[1]",
+        "{}",
+        '{"metadata": 1, "weight_map": 3}',
+        '{"metadata": {}, "weight_map": {"lm_head.weight": 3}}',
+        "[" * 90_000,
+    ],
     ids=["list", "nothing", "number", "number in it", "deep"],
 )
 def test_an_index_that_is_none(config_file, model, index):
     (model / "model.safetensors").rename(model / "other.safetensors")
     (model / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(ModelError, match="its weights cannot be loaded|model.safetensors.index.json"):
+    with pytest.raises(ModelError, match="its weights cannot be loaded|index.json: cannot be read|3 is no"):
         build_model(describe(load_config(config_file, [f"model.name_or_path={model}"])))
 
 

@@ -8,15 +8,19 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from finetune import pipeline
+from finetune.cli.main import main
 from finetune.config import load_config
 from finetune.errors import FinetuneError, RunDirError
 from finetune.report import write_pages
+from finetune.spec import describe
+from finetune.training import announced
 
 
 class Payload:
@@ -232,3 +236,36 @@ def test_a_run_with_a_secret_in_its_settings_can_be_resumed(config_file, tmp_pat
     (run / "report.json").unlink()
     train(config_file, f"data.train={odd}", "training.max_steps=1", resume=True)
     assert (run / "report.json").exists()
+
+
+def test_the_configuration_of_one_run_does_not_resume_another(config_file, tmp_path, monkeypatch, capsys):
+    mine, moved = tmp_path / "mine", tmp_path / "moved"
+    for run in (mine, moved):
+        run.mkdir()
+        (run / "receipt.json").write_text("{}")
+    text = config_file.read_text()
+    (moved / "config.yaml").write_text(text)
+    monkeypatch.setattr(
+        sys, "argv", ["finetune", "train", str(moved / "config.yaml"), "--resume", f"output_dir={mine}"]
+    )
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert f"error: {moved / 'config.yaml'} is of the run beside it, but its output_dir is {mine}\n" in said
+    assert f"hint: go on with that run by output_dir={moved}\n" in said
+
+
+def test_what_runs_for_a_reward_is_said_before_it_runs(config_file, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("raise RuntimeError('imported')\ndef score(**_): return 1.0\n")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Say one word.", "completion": "word"}\n' * 12)
+    overrides = ["training.method=rloo", "rewards=[{type: python, function: mine.score}]", "data.eval=null"]
+    overrides += ["data.train=prompts.jsonl", "training.gradient_accumulation_steps=4"]
+    overrides += ["rollout={max_completion_length: 8}"]
+    said = io.StringIO()
+    with pytest.raises(FinetuneError, match=r"mine\.score"):
+        pipeline.train(load_config(config_file, overrides), Console(file=said, width=500))
+    assert "rewards: mine.score runs as you, with your files and network, in a process of its own" in said.getvalue()
+    assert announced(describe(load_config(config_file))) == []
