@@ -32,7 +32,9 @@ BELOW["doctor"] = {"spec"} | BELOW["spec"]
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
 BELOW["pipeline"] = {"plan", "secrets"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
 BELOW["verify"] = {"json_lines"} | BELOW["pipeline"]
-BELOW["cli"] = {"pipeline", "verify", "doctor", "study", "regular_file"} | BELOW["pipeline"]
+BELOW["export"] = FILES | BELOW["spec"]
+BELOW["exporting"] = {"export"} | BELOW["pipeline"]
+BELOW["cli"] = {"pipeline", "verify", "exporting", "doctor", "study", "regular_file"} | BELOW["pipeline"]
 
 
 def imported_rooms(source: str) -> set[str]:

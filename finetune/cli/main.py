@@ -30,7 +30,15 @@ def _commands() -> typer.Typer:
     for command in (line.train, line.preflight, line.plan, machine.lab):
         app.command()(_with_names(command))
     app.command("eval")(_with_names(runs.evaluate))
-    for command in (runs.chat, runs.report, runs.verify, runs.verify_resume, machine.doctor, machine.schema):
+    for command in (
+        runs.chat,
+        runs.export,
+        runs.report,
+        runs.verify,
+        runs.verify_resume,
+        machine.doctor,
+        machine.schema,
+    ):
         app.command()(_with_names(command))
     data = typer.Typer(no_args_is_help=True, help="Look at the data before it costs anything.")
     data.command()(_with_names(rows.check))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -100,6 +100,30 @@ def chat(
         messages.append({"role": "user", "content": text})
         messages.append({"role": "assistant", "content": reply(messages)})
         print(messages[-1]["content"])
+
+
+def export(
+    run: Run,
+    merged: Annotated[bool, typer.Option("--merged", help="Merge the adapter into the base, as a directory.")] = False,
+    gguf: Annotated[bool, typer.Option("--gguf", help="The same, and as one file for llama.cpp in it.")] = False,
+    base: Annotated[
+        Literal["auto", "16bit", "dequantized"],
+        typer.Option(help="Merge into the published base, or as training saw it; auto takes the better."),
+    ] = "auto",
+    output: Annotated[Path | None, typer.Option(help="Directory to write; RUN/merged where absent.")] = None,
+    push: Annotated[str | None, typer.Option(help="Upload it to the hub as USER/NAME, private.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge what was trained, prove that it says the same, and write it for other programs."""
+    if not (merged or gguf):
+        hint = "add --merged, or --gguf; the adapter itself is in the run's directory adapter/"
+        raise ConfigError(f"export {run}: nothing to write was named", hint)
+    from finetune import exporting
+
+    found = exporting.export(run, gguf=gguf, base=base, output=output, say=lambda line: say([line]))
+    if push:
+        found["url"] = exporting.push(Path(found["directory"]), push)
+    print_json(found) if as_json else print(found.get("url") or found["directory"])
 
 
 def report(run: Run) -> None:

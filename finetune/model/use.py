@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune.errors import RunDirError
 from finetune.model.build import build_base
@@ -26,6 +26,11 @@ def load_trained(spec: RunSpec, adapter: Path) -> PeftModel:
     base = build_base(spec)
     if spec.config.model.fp32_unquantized:
         cast_unquantized(base)
+    return adapted(base, adapter, getattr(torch, spec.config.lora.dtype))
+
+
+def adapted(base: PreTrainedModel, adapter: Path, dtype: torch.dtype) -> PeftModel:
+    """A base model with a saved adapter of this type on it, frozen. Raises RunDirError where it cannot be read."""
     try:
         require_plain(adapter)
         model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
@@ -37,7 +42,7 @@ def load_trained(spec: RunSpec, adapter: Path) -> PeftModel:
         ) from None
     for parameter in model.parameters():
         if parameter.requires_grad:  # PEFT has made a bfloat16 adapter float32
-            parameter.data = parameter.data.to(getattr(torch, spec.config.lora.dtype))
+            parameter.data = parameter.data.to(dtype)
     return model.requires_grad_(False).eval()
 
 
@@ -54,13 +59,13 @@ def answer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: s
         do_sample=False,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=_stop_tokens(model, tokenizer),
+        eos_token_id=stop_tokens(model, tokenizer),
     )
     model.train(was_training)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
-def _stop_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Stop tokens of the model's generation configuration, and the tokenizer's own."""
     known = model.generation_config.eos_token_id
     listed = known if isinstance(known, list) else [known]
