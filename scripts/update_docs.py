@@ -31,6 +31,7 @@ COMMANDS = [
     "lab",
     "eval",
     "chat",
+    "export",
     "report",
     "verify",
     "verify-resume",
@@ -49,6 +50,8 @@ COMMANDS = [
 ]
 RESULT_PAGES = ("rl_pages", "senses_pages", "sequence_pages")
 """Modules of benchmarks/ that make tables and pictures of committed results for docs/fundamentals."""
+MEASURED = {"methods": "learned", "forgetting": "forgetting", "survival": "survival", "export": "export"}
+"""Pages of docs/ with tables of committed results, and the modules of benchmarks/ that make them."""
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 
 
@@ -168,7 +171,7 @@ def pages() -> Iterator[tuple[Path, str]]:
         yield path, config_with_figures(path)
     yield REPO / "README.md", readme()
     yield from preflight_pages()
-    for name, script in (("methods", "learned"), ("forgetting", "forgetting"), ("survival", "survival")):
+    for name, script in MEASURED.items():
         page = REPO / "docs" / f"{name}.md"
         text = page.read_text(encoding="utf-8")
         for place, table in benchmark(script).tables().items():

@@ -33,7 +33,7 @@ BELOW["plan"] = {"preflight"} | BELOW["preflight"]
 BELOW["pipeline"] = {"plan", "secrets"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
 BELOW["verify"] = {"json_lines"} | BELOW["pipeline"]
 BELOW["export"] = FILES | BELOW["spec"]
-BELOW["exporting"] = {"export"} | BELOW["pipeline"]
+BELOW["exporting"] = {"export"} | FILES | BELOW["pipeline"]
 BELOW["cli"] = {"pipeline", "verify", "exporting", "doctor", "study", "regular_file"} | BELOW["pipeline"]
 
 

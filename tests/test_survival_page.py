@@ -56,8 +56,9 @@ def test_the_committed_results_show_no_fault(tables) -> None:
 
 
 def test_ten_kills(tmp_path: Path) -> None:
-    """Two of each kind of run."""
-    done = run("chaos.py", "--kills", 2, "--seed", 7, "--json", tmp_path / "chaos.json")
+    """Two of each of five kinds of run."""
+    kinds = [f"--scenario={kind}" for kind in ("sft", "packed", "streaming", "dpo", "grpo")]
+    done = run("chaos.py", "--kills", 2, "--seed", 7, "--json", tmp_path / "chaos.json", *kinds)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "chaos.json").read_text(encoding="utf-8"))["scenarios"]
     assert sum(one["kills"] for one in found) >= 10
@@ -65,6 +66,6 @@ def test_ten_kills(tmp_path: Path) -> None:
 
 
 def test_some_faults(tmp_path: Path) -> None:
-    done = run("faults.py", "--every", 97, "--json", tmp_path / "faults.json")
+    done = run("faults.py", "--every", 211, "--json", tmp_path / "faults.json")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "faults.json").read_text(encoding="utf-8"))["faults"] == []

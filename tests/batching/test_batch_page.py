@@ -6,7 +6,6 @@ import math
 
 import pytest
 from checked_page import Page
-from lab_command import run_lab
 from repo import REPO
 
 from finetune.batching import linear_rule as rules
@@ -18,8 +17,8 @@ from finetune.study import Study
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return run_lab("batch", tmp_path_factory.mktemp("lab"))
+def study(batch_study) -> Study:
+    return batch_study
 
 
 def test_findings_are_the_numbers(study) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from finetune.batching import linear_rule as rules
-from finetune.batching.batch_lab import run
 from finetune.batching.digits import curvature, digits, losses, network, orders, regression, to_zero, train, whole_loss
 from finetune.batching.scaling import FEW_UPDATES
 
@@ -17,8 +16,8 @@ HOLDS = 0.005
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    return run().numbers
+def found(batch_study) -> dict[str, Any]:
+    return batch_study.numbers
 
 
 def surely_above(gap: dict[str, float], least: float) -> bool:

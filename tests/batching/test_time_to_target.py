@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from finetune.batching.batch_lab import run
 from finetune.batching.digits import orders, regression, train, whole_loss
 from finetune.batching.time_to_target import BATCHES, RATES, TARGET, Knee, Reached, fitted_knee, time_to_target
 
 
 @pytest.fixture(scope="module")
-def time() -> dict[str, Any]:
-    return run().numbers["time"]
+def time(batch_study) -> dict[str, Any]:
+    return batch_study.numbers["time"]
 
 
 def test_larger_batches_save_updates_below_the_knee_and_waste_examples_above(time) -> None:

@@ -116,7 +116,7 @@ def test_no_text_ends_the_page_it_is_in() -> None:
         ('{"row": 60, "loss": 1.0}', "line 1: row 60, but the data has rows 0 to 59"),
         ('{"row": 3}', "line 1: `loss` is missing, not a number"),
         ('{"row": 3, "loss": null}', "line 1: `loss` is null, not a number"),
-        ('{"row": 3, "loss": 1e999}', "line 1: `loss` is inf, not a finite number"),
+        ('{"row": 3, "loss": 1e999}', "line 1: 1e999 is beyond the largest number"),
         ('{"row": 3, "loss": 1.0}\n{"row": 3, "loss": 2.0}', "line 2: row 3 stands twice"),
     ],
 )
