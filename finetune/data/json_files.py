@@ -163,6 +163,15 @@ def _finite(text: str) -> float:
     return number
 
 
+def _countable(text: str) -> int:
+    """No integer that no other type of number can hold: 309 digits are beyond a float."""
+    if len(text) > 308:
+        raise ValueError(f"{text[:20]} is beyond the largest number")
+    return int(text)
+
+
 # Python's own parser takes NaN, makes infinity of 1e999, and keeps the last of two equal keys: faults that should be
 # seen.
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_countable
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,6 @@ def _fault(value: dict[str, Any], rows: int, known: dict[int, float]) -> str:
         return f"`row` is {described(row) if 'row' in value else 'missing'}, not a whole number"
     if not 0 <= row < rows:
         return f"row {row:,}, but the data has rows 0 to {rows - 1:,}"
-    if type(loss) in (int, float) and not math.isfinite(loss):
-        return f"`loss` is {loss}, not a finite number"
     if type(loss) not in (int, float):
         return f"`loss` is {described(loss) if 'loss' in value else 'missing'}, not a number"
     return f"row {row:,} stands twice" if row in known else ""

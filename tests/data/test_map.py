@@ -116,7 +116,6 @@ def test_no_text_ends_the_page_it_is_in() -> None:
         ('{"row": 60, "loss": 1.0}', "line 1: row 60, but the data has rows 0 to 59"),
         ('{"row": 3}', "line 1: `loss` is missing, not a number"),
         ('{"row": 3, "loss": null}', "line 1: `loss` is null, not a number"),
-        ('{"row": 3, "loss": 1e999}', "line 1: 1e999 is beyond the largest number"),
         ('{"row": 3, "loss": 1.0}\n{"row": 3, "loss": 2.0}', "line 2: row 3 stands twice"),
     ],
 )
@@ -127,6 +126,14 @@ def test_a_file_of_losses_that_is_none(tmp_path, line, fault) -> None:
         read_losses(path, 60)
     assert caught.value.message == f"{path}: 1 faulty line\n  {fault}"
     assert "rows counted from 0" in caught.value.hint
+
+
+def test_a_loss_beyond_all_numbers(tmp_path) -> None:
+    path = tmp_path / "losses.jsonl"
+    path.write_text('{"row": 3, "loss": 1e999}\n')
+    with pytest.raises(DataError) as caught:
+        read_losses(path, 60)
+    assert caught.value.message == f"{path}: 1 faulty line\n  line 1: 1e999 is beyond the largest number"
 
 
 def test_losses_of_another_type(tmp_path) -> None:

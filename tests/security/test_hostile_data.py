@@ -70,6 +70,7 @@ def test_json_nested_deeply(fault, tmp_path, name, depth):
     [
         ("9" * 100_000, "a number of too many digits"),
         ("1e999", "1e999 is beyond the largest number"),
+        ("9" * 400, f"{'9' * 20} is beyond the largest number"),
         ("-1e999", "-1e999"),
     ],
     ids=["digits", "infinity", "minus infinity"],
