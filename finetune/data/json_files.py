@@ -140,7 +140,7 @@ def reason_of(error: Exception) -> str:
         return f"{what[0].lower()}{what[1:]} (column {error.colno})"
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return "a number of too many digits" if str(error).startswith("Exceeds the limit") else str(error)
+    return str(error)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
