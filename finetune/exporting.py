@@ -59,7 +59,7 @@ def export(
     file; the other errors of `finetune.errors`. Nothing is left behind then.
     """
     run = RunDir.open(path)
-    spec = describe(run.config())
+    receipt, spec = read_receipt(run.path), describe(run.config())
     target = output or run.path / "merged"
     if target.exists():
         raise RunDirError(f"{target} is there already", "remove it, or name another directory with --output")
@@ -70,7 +70,7 @@ def export(
     remove_folder(aside)
     try:
         found = exporter.merge_into(aside, base)
-        write_card(aside, {**found, "name": target.name}, read_receipt(run.path))
+        write_card(aside, {**found, "name": target.name}, receipt)
         if gguf:
             found["gguf"] = exporter.as_gguf(aside, f"{target.name}.gguf")
         replace_text(aside / "export.json", json.dumps(found, indent=2) + "\n")
@@ -188,7 +188,7 @@ class _Exporter:
 
     def as_gguf(self, folder: Path, name: str) -> dict[str, Any]:
         """Writes the file, and where llama.cpp is installed compares its answers with transformers' own."""
-        write_gguf(folder, folder / name, folder.name.strip("."))
+        write_gguf(folder, folder / name, Path(name).stem)
         if not llama_cpp.installed():
             self.say("llama.cpp was not asked: `pip install xllamacpp` proves the file here")
             return {"file": name, "proven": False}

@@ -10,13 +10,11 @@ card.py        the page that goes with it
 from finetune.export.card import write_card
 from finetune.export.directory import prove_directory, save_directory
 from finetune.export.gguf_file import write_gguf
-from finetune.export.llama_cpp import answers as llama_cpp_answers
 from finetune.export.parity import Parity, compare, log_probabilities
 
 __all__ = [
     "Parity",
     "compare",
-    "llama_cpp_answers",
     "log_probabilities",
     "prove_directory",
     "save_directory",

@@ -20,14 +20,13 @@ for them."""
 def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> None:
     """Adds the tokenizer of `folder`. Raises ModelError for one that llama.cpp has no name for."""
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    if content["model"]["type"] == "BPE" and content["model"].get("byte_fallback"):
+    sentencepiece = content["model"]["type"] == "BPE" and content["model"].get("byte_fallback", False)
+    if sentencepiece:
         _add_sentencepiece(writer, folder, vocab_size)
     else:
         _add_bpe(writer, folder, content, vocab_size)
     # Merges, the special tokens' numbers, whether BOS is added, and the chat template.
-    gguf.SpecialVocab(folder, load_merges=not content["model"].get("byte_fallback"), n_vocab=vocab_size).add_to_gguf(
-        writer, quiet=True
-    )
+    gguf.SpecialVocab(folder, load_merges=not sentencepiece, n_vocab=vocab_size).add_to_gguf(writer, quiet=True)
 
 
 def _add_bpe(writer: gguf.GGUFWriter, folder: Path, content: dict[str, Any], vocab_size: int) -> None:
