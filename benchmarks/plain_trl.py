@@ -1,6 +1,6 @@
-"""QLoRA with plain TRL, PEFT and bitsandbytes, and nothing of ours: the reference that parity_trl.py compares with.
+"""QLoRA with plain TRL, PEFT and bitsandbytes, and nothing of ours: the reference of parity_trl.py and speed.py.
 
-    python benchmarks/plain_trl.py MODEL ROWS.jsonl OUT.json --steps 20
+    python benchmarks/plain_trl.py MODEL ROWS.jsonl OUT.json --steps 20 [--set '{"packing": true}'] [--adapter DIR]
 
 Rows are conversations in `messages` format. TRL renders, tokenises, masks and batches them. Every token is trained:
 TRL's prompt-completion mask takes in what the chat template writes behind the stop token, finetune's does not.
@@ -8,6 +8,7 @@ TRL's prompt-completion mask takes in what the chat template writes behind the s
 
 import argparse
 import json
+import resource
 import time
 from pathlib import Path
 
@@ -22,6 +23,8 @@ parser.add_argument("model")
 parser.add_argument("rows", type=Path)
 parser.add_argument("out", type=Path)
 parser.add_argument("--steps", type=int, default=20)
+parser.add_argument("--set", type=json.loads, default={}, help="fields of SFTConfig, as JSON")
+parser.add_argument("--adapter", type=Path, help="directory to save the adapter in")
 options = parser.parse_args()
 
 model = AutoModelForCausalLM.from_pretrained(
@@ -42,7 +45,7 @@ lora = LoraConfig(
     lora_dropout=0.0,
     target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
 )
-arguments = SFTConfig(  # checkpoints activations by default
+fields = dict(  # SFTConfig checkpoints activations by default
     output_dir=str(options.out.with_suffix("")),
     max_steps=options.steps,
     per_device_train_batch_size=2,
@@ -61,6 +64,7 @@ arguments = SFTConfig(  # checkpoints activations by default
     use_cpu=True,
     bf16=False,
 )
+arguments = SFTConfig(**{**fields, **options.set})
 
 
 class Clock(TrainerCallback):
@@ -86,9 +90,12 @@ trainer = SFTTrainer(
 trainer.train()
 
 history = trainer.state.log_history
+if options.adapter:
+    trainer.model.save_pretrained(options.adapter)
 result = {
     "losses": [entry["loss"] for entry in history if "loss" in entry],
     "ends": clock.ends,
     "tokens": int(history[-2]["num_tokens"]),
+    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 }
 options.out.write_text(json.dumps(result), encoding="utf-8")

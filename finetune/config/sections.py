@@ -59,8 +59,9 @@ class ModelConfig(Section):
     """Hub id, directory, or `.gguf` file of a causal language model."""
     revision: str | None = None
     """Branch, tag or commit on the hub; the default branch where absent."""
-    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
-    """Attention kernel; auto takes PyTorch's scaled_dot_product_attention (sdpa)."""
+    attention: Literal["auto", "sdpa", "varlen", "flash_attention_2", "eager"] = "auto"
+    """Attention kernel; auto takes PyTorch's scaled_dot_product_attention (sdpa), and for packed rows its kernel by
+    variable length (varlen), which computes each row by itself."""
     dtype: Dtype = "auto"
     """Type of the weights that are not quantised; auto takes what the device computes natively."""
     fp32_unquantized: bool = False

@@ -23,7 +23,7 @@ from finetune.data.sources import read_splits
 from finetune.data.splits import Split, SplitStats, encode_split, rows_of
 from finetune.data.streaming import Stream
 from finetune.errors import DataError
-from finetune.spec import RunSpec, load_tokenizer
+from finetune.spec import RunSpec, load_tokenizer, varlen
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,7 +49,8 @@ class Sample:
 @dataclass(frozen=True)
 class LoadedData:
     """All that a trainer needs of the data. `notes` say aloud what was found and decided; `completion` is the longest
-    that is sampled, in tokens. Where there is a `stream`, the training rows here are those of its first window."""
+    that is sampled, in tokens. Where there is a `stream`, the training rows here are those of its first window.
+    `by_length`: batches of packs say the lengths of their rows."""
 
     tokenizer: PreTrainedTokenizerBase
     encoder: Encoder
@@ -59,11 +60,12 @@ class LoadedData:
     notes: list[str] = field(default_factory=list)
     completion: int = 0
     stream: Stream | None = None
+    by_length: bool = False
 
     @property
     def collator(self) -> Collator:
         """What makes a batch of rows."""
-        return Collator(self.tokenizer.pad_token_id)
+        return Collator(self.tokenizer.pad_token_id, self.by_length)
 
     def lengths(self) -> list[int]:
         """Tokens of each training row: of a pack all of its rows, of a pair its longer side, of a prompt with the
@@ -163,7 +165,8 @@ def load_data(spec: RunSpec) -> LoadedData:
     if spec.config.training.online:
         _require_prompts(train, spec.config)
     completion = spec.config.rollout.max_completion_length if spec.config.training.online else 0
-    return LoadedData(tokenizer, encoder, train, examined.eval, dataset, notes, completion, examined.stream)
+    by_length = spec.attention == varlen.NAME
+    return LoadedData(tokenizer, encoder, train, examined.eval, dataset, notes, completion, examined.stream, by_length)
 
 
 def examine(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Examined:

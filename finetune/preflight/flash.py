@@ -1,4 +1,5 @@
-"""FlashAttention-2 of the flash-attn package on the meta device, where neither it nor a card is."""
+"""FlashAttention-2, of the flash-attn package or PyTorch's own by variable length, on the meta device, where there is
+no card."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from finetune.preflight.autocast import replaced
 from finetune.preflight.flops import attention_flops
 from finetune.preflight.kernels import Attention
+from finetune.spec import varlen
 
 if TYPE_CHECKING:
     from finetune.preflight.tape import Tape
@@ -32,6 +34,19 @@ def flash_stood_in(tape: Tape, *, padded: bool) -> Iterator[None]:
             yield
     finally:
         masks[NAME] = mask
+
+
+@contextmanager
+def varlen_stood_in(tape: Tape) -> Iterator[None]:
+    """While it is entered, attention by variable length makes its tensors and nothing else."""
+
+    def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor, _: float | None) -> torch.Tensor:
+        """`packed_attention`: the rows of a traced pack are equally long."""
+        flops = attention_flops(q, k, causal=True) // lengths.shape[1]
+        return Attention.apply(q, k, v, None, "flash", tape, flops).transpose(1, 2)
+
+    with replaced(varlen, packed_attention=forward):
+        yield
 
 
 def _forward(tape: Tape) -> Callable[..., torch.Tensor]:

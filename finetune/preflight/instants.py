@@ -49,6 +49,9 @@ class Instants:
         if full:
             norm = [] if offloads else [("what the last norm read, float32", "4 b s h")]
             return [*terms, *norm, ("log-softmax, its gradient, that of the logits", "12 b s V")]
+        if self._spec.linear_loss:
+            tile = [("hidden states and their gradient", "2 g b s h"), ("a tile of logits, float32", "4 T v")]
+            return [*terms, *tile, *([("the same in 16 bits", "c T v")] if self._letters["c"] == 2 else [])]
         tile = [("hidden states and their gradient", "2 g b s h"), ("their gradient in float32", "4 b t h")]
         tile.append(("a tile of logits", f"c T {TILE_WORDS}"))
         if self._spec.device.kind == "cpu":

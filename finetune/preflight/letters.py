@@ -9,6 +9,7 @@ from finetune.preflight.kernels import sdpa_kernel
 from finetune.preflight.optimisers import state_sizes
 from finetune.preflight.step import Batch
 from finetune.spec import RunSpec
+from finetune.spec.linear_loss import tile_tokens
 
 LEGEND = {
     "b": "rows of the micro batch",
@@ -93,6 +94,8 @@ def _sizes(spec: RunSpec, batch: Batch) -> dict[str, float]:
     completions = spec.config.training.online and spec.device.kind == "cuda"
     read = batch.tokens - batch.prompt_tokens if completions else batch.tokens
     tile = {"T": min(batch.rows * read, TILE_TOKENS), "v": min(text.vocab_size, TILE_WORDS)}
+    if spec.linear_loss:
+        tile = {"T": min(batch.rows * read, tile_tokens(text.vocab_size)), "v": text.vocab_size}
     return tile | {
         "b": batch.rows, "s": batch.tokens, "B": sampled, "p": batch.prompt_tokens, "t": read, "h": h, "i": wide,
         "L": depth, "l": depth - 1, "V": text.vocab_size, "a": a, "q": q, "k": k, "K": k, "n": sum(widths[:-1]),

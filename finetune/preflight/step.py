@@ -15,7 +15,8 @@ from finetune.preflight.kernels import Kernels
 from finetune.preflight.offload import Offload
 from finetune.preflight.optimisers import make_optimiser
 from finetune.preflight.tape import BATCH, CACHE, CHECKPOINTS, GRADIENTS, HEAD, LAYER, OPTIMISER, WORKSPACE, Recorder
-from finetune.spec import RunSpec
+from finetune.spec import RunSpec, varlen
+from finetune.spec.linear_loss import linear_loss
 from finetune.spec.loss import IGNORED, fused_loss, next_token_loss
 
 if TYPE_CHECKING:
@@ -53,14 +54,16 @@ class Batch:
     packed: bool = False
     prompt_tokens: int = 0
 
-    def tensors(self, device: str) -> dict[str, torch.Tensor]:
+    def tensors(self, device: str, *, by_length: bool = False) -> dict[str, torch.Tensor]:
         """What the collator would make of it (rows, tokens): the last row is a token short where `padded`, and each
-        pack has two rows of half its length."""
+        pack has two rows of half its length, which are said where batches go `by_length`."""
         ids = torch.ones((self.rows, self.tokens), dtype=torch.long, device=device)
         batch = {"input_ids": ids, "labels": ids.clone()}
         if self.packed:
             half = -(-self.tokens // 2)
-            return batch | {"position_ids": ids.cumsum(-1).sub_(1).remainder_(half)}
+            batch["position_ids"] = ids.cumsum(-1).sub_(1).remainder_(half)
+            lengths = torch.tensor([[half, self.tokens - half]] * self.rows, device=device)
+            return batch | ({varlen.ROW_LENGTHS: lengths} if by_length else {})
         mask = ids.clone()
         if self.padded:
             mask[-1, -1:].zero_()
@@ -127,7 +130,7 @@ class Step:
         recorder.hold((parameter.grad for parameter in self.trained), GRADIENTS)
 
     def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return batch.tensors(self._device)
+        return batch.tensors(self._device, by_length=self.spec.attention == varlen.NAME)
 
     def _forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Any]:
         labels = batch.pop("labels")
@@ -135,6 +138,8 @@ class Step:
         with self._autocast():
             if self.loop.model_loss:
                 return self.model(**batch, labels=labels, use_cache=False).loss, None
+            if self.spec.linear_loss:
+                return linear_loss(self.model.get_base_model(), {**batch, "labels": labels}, 1)
             output = self.score({**batch, "labels": labels}) if self._fused else self.model(**batch, use_cache=False)
         self.recorder.enter(FORWARD, HEAD)
         if self.spec.autocast:

@@ -19,7 +19,7 @@ from finetune.preflight.preference import PreferenceStep
 from finetune.preflight.rollout import RolloutStep
 from finetune.preflight.step import Batch, Loop, Step
 from finetune.preflight.tape import Recorder, Tape
-from finetune.spec import RunSpec
+from finetune.spec import RunSpec, varlen
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -47,6 +47,8 @@ def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model
             stack.enter_context(_decided(batch, target))
             if spec.attention == flash.NAME:
                 stack.enter_context(flash.flash_stood_in(recorder.tape, padded=batch.padded))
+            if spec.attention == varlen.NAME and target == "cuda":
+                stack.enter_context(flash.varlen_stood_in(recorder.tape))
         STEPS[spec.config.training.method](spec, model, recorder, loop).run(batch)
     return recorder.tape
 

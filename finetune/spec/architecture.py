@@ -4,13 +4,19 @@ quantised by other means, with the attention kernel and the positions that the r
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, PretrainedConfig
 
 from finetune.config import RunConfig
 from finetune.errors import ConfigError, ModelError
+from finetune.spec import varlen
 from finetune.spec.source import OWN_AGAIN, SIZES, ModelSource
+
+if TYPE_CHECKING:
+    import torch
+
+    from finetune.spec.device import Device
 
 
 def check_architecture(config: RunConfig, source: ModelSource, model_config: PretrainedConfig) -> None:
@@ -22,17 +28,25 @@ def check_architecture(config: RunConfig, source: ModelSource, model_config: Pre
     _check_positions(config, model_config)
 
 
-def choose_attention(name: str, model_config: PretrainedConfig) -> str:
-    """The kernel; auto takes PyTorch's where the model's class has it (Gemma 2, with its capped scores, does not).
+def choose_attention(config: RunConfig, model_config: PretrainedConfig, device: Device, dtype: torch.dtype) -> str:
+    """The kernel; auto takes PyTorch's where the model's class has it (Gemma 2, with its capped scores, does not), for
+    packed rows the one by variable length. `dtype` is that in which attention computes.
 
-    Raises ConfigError for a kernel that the class does not have. Whether this machine has it is asked on building.
+    Raises ConfigError for a kernel that the class does not have, or that cannot compute what the run asks for. Whether
+    this machine has it is asked on building.
     """
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
+    name, model_class = config.model.attention, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
     has = {
         "sdpa": getattr(model_class, "_supports_sdpa", True),
+        varlen.NAME: getattr(model_class, "_supports_sdpa", True) and getattr(model_class, "_supports_flash_attn", True),
         "flash_attention_2": getattr(model_class, "_supports_flash_attn", True),
     }
+    reason = varlen.why_not(
+        model_config, packed=config.data.packing, kind=device.kind, capability=device.capability, dtype=dtype
+    )
     if name == "auto":
+        if has[varlen.NAME] and reason is None:
+            return varlen.NAME
         return "sdpa" if has["sdpa"] else "eager"
     if not has.get(name, True):
         others = ", ".join(["eager", *(kernel for kernel in has if has[kernel])])
@@ -40,6 +54,8 @@ def choose_attention(name: str, model_config: PretrainedConfig) -> str:
             f"model.attention: {name}, but {model_class.__name__} has only {others}",
             f"set model.attention={others.split(', ')[-1]} or auto",
         )
+    if name == varlen.NAME and reason is not None:
+        raise ConfigError(f"model.attention: varlen, but {reason}", "set model.attention=auto")
     return name
 
 

@@ -18,6 +18,7 @@ from finetune.spec.adapter import attach_adapter
 from finetune.spec.architecture import check_architecture, choose_attention
 from finetune.spec.arguments import arguments_class, trainer_fields
 from finetune.spec.device import Device, find_device
+from finetune.spec.linear_loss import plain_logits
 from finetune.spec.skeleton import TensorInfo, build_skeleton, cast_unquantized, list_tensors
 from finetune.spec.source import ModelSource, locate_model
 
@@ -74,6 +75,13 @@ class RunSpec:
             return training.learning_rate
         ratio = training.effective_batch_size / training.reference_batch_size
         return training.learning_rate * (ratio if training.lr_scaling == "linear" else math.sqrt(ratio))
+
+    @property
+    def linear_loss(self) -> bool:
+        """Whether the fused loss is our own (`linear_loss.py`): TRL's kernels are as fast on a card alone."""
+        training = self.config.training
+        fused = training.method == "sft" and training.loss_kernel == "fused_linear"
+        return fused and self.device.kind == "cpu" and plain_logits(self.model_config)
 
     def bitsandbytes(self) -> BitsAndBytesConfig | None:
         """How the base is quantised, None where it is not."""
@@ -145,15 +153,16 @@ def resolve(config: RunConfig, device: Device | None = None) -> RunSpec:
     model_config = source.config()
     check_architecture(config, source, model_config)
     compute = _dtype(config.quantization.compute_dtype) or device.compute_dtype
+    dtype, autocast = _dtype(config.model.dtype) or compute, _autocast(config.training.autocast, compute)
     return RunSpec(
         config=config,
         source=source,
         model_config=model_config,
         device=device,
         compute_dtype=compute,
-        dtype=_dtype(config.model.dtype) or compute,
-        autocast=_autocast(config.training.autocast, compute),
-        attention=choose_attention(config.model.attention, model_config),
+        dtype=dtype,
+        autocast=autocast,
+        attention=choose_attention(config, model_config, device, autocast or dtype),
     )
 
 

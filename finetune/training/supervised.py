@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl import SFTTrainer
 
+from finetune.spec.linear_loss import linear_loss
 from finetune.spec.loss import IGNORED, next_token_loss
 from finetune.training.evaluation import evaluate_model, largest_batch
 from finetune.training.noise import NoiseMeter
@@ -79,6 +80,10 @@ class SupervisedTrainer(Watched, SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Negative log-likelihood per trained token of the whole effective batch."""
+        if self.spec.linear_loss and not return_outputs:
+            loss, accuracy = linear_loss(self.model.get_base_model(), inputs, num_items_in_batch)
+            self._metrics["train"]["mean_token_accuracy"].append(float(accuracy))
+            return loss
         if self.spec.config.training.loss_kernel == "fused_linear":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**{key: value for key, value in inputs.items() if key != "labels"}, use_cache=False)
