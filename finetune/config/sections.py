@@ -64,6 +64,8 @@ class ModelConfig(Section):
     variable length (varlen), which computes each row by itself."""
     dtype: Dtype = "auto"
     """Type of the weights that are not quantised; auto takes what the device computes natively."""
+    lean_norms: bool = True
+    """RMS norms keep what they read as it is for the backward pass, and no copy of it in float32."""
     fp32_unquantized: bool = False
     """Casts embeddings, norms and lm_head to float32 (PEFT's k-bit preparation); costs memory."""
     weights: Literal["pretrained", "random"] = "pretrained"
@@ -233,6 +235,9 @@ class TrainingConfig(Section):
     """Recomputes each layer in the backward pass instead of keeping its activations."""
     activation_offloading: bool = False
     """Keeps checkpoints in host memory until the backward pass; CUDA only."""
+    feed_forward_chunk: Positive | None = None
+    """Tokens of a row whose feed-forward part is computed at once, and once more in the backward pass: long rows in less
+    memory; null computes all at once."""
     loss_kernel: Literal["fused_linear", "full_logits"] = "fused_linear"
     """fused_linear never holds the logits of a whole batch; full_logits does."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

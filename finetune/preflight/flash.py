@@ -40,7 +40,9 @@ def flash_stood_in(tape: Tape, *, padded: bool) -> Iterator[None]:
 def varlen_stood_in(tape: Tape) -> Iterator[None]:
     """While it is entered, attention by variable length makes its tensors and nothing else."""
 
-    def forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor, _: float | None) -> torch.Tensor:
+    def forward(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor, _: float | None
+    ) -> torch.Tensor:
         """`packed_attention`: the rows of a traced pack are equally long."""
         flops = attention_flops(q, k, causal=True) // lengths.shape[1]
         return Attention.apply(q, k, v, None, "flash", tape, flops).transpose(1, 2)

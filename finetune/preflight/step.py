@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from finetune.preflight.autocast import emulated_autocast
+from finetune.preflight.autocast import emulated_autocast, replaced
 from finetune.preflight.kernels import Kernels
 from finetune.preflight.offload import Offload
 from finetune.preflight.optimisers import make_optimiser
 from finetune.preflight.tape import BATCH, CACHE, CHECKPOINTS, GRADIENTS, HEAD, LAYER, OPTIMISER, WORKSPACE, Recorder
-from finetune.spec import RunSpec, varlen
+from finetune.spec import RunSpec, feed_forward, varlen
 from finetune.spec.linear_loss import linear_loss
 from finetune.spec.loss import IGNORED, fused_loss, next_token_loss
 
@@ -96,7 +96,7 @@ class Step:
         next, so that the second has them and the optimiser's state beside it, as every later one will."""
         accumulates = self.spec.config.training.gradient_accumulation_steps > 1
         optimiser = None
-        with self.kernels(), self.recorder:
+        with self.kernels(), replaced(feed_forward, recomputing=self._recomputing), self.recorder:
             for step in range(self.loop.steps):
                 self.recorder.tape.last_update = len(self.recorder.tape.events)
                 self._micro_step(batch)

@@ -36,11 +36,9 @@ def choose_attention(config: RunConfig, model_config: PretrainedConfig, device: 
     this machine has it is asked on building.
     """
     name, model_class = config.model.attention, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
-    has = {
-        "sdpa": getattr(model_class, "_supports_sdpa", True),
-        varlen.NAME: getattr(model_class, "_supports_sdpa", True) and getattr(model_class, "_supports_flash_attn", True),
-        "flash_attention_2": getattr(model_class, "_supports_flash_attn", True),
-    }
+    sdpa = getattr(model_class, "_supports_sdpa", True)
+    flash = getattr(model_class, "_supports_flash_attn", True)
+    has = {"sdpa": sdpa, varlen.NAME: sdpa and flash, "flash_attention_2": flash}
     reason = varlen.why_not(
         model_config, packed=config.data.packing, kind=device.kind, capability=device.capability, dtype=dtype
     )

@@ -31,7 +31,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = hidden.new_zeros((), dtype=torch.float64)
         hits = labels.new_zeros(())
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         size = tile_tokens(len(weight))
@@ -42,12 +42,12 @@ class LinearCrossEntropy(torch.autograd.Function):
             own = logits.gather(1, labels[here, None])
             hits += (own == 0).sum()
             sums = logits.exp_().sum(-1, keepdim=True)
-            total += (sums.log() - own).sum()
+            total += (sums.log() - own).double().sum()
             if gradient is not None:  # softmax less one for the label, times the weight
                 gradient[here] = (logits.to(weight.dtype) @ weight).div_(sums).sub_(weight[labels[here]])
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(hits)
-        return total, hits
+        return total.float(), hits
 
     @staticmethod
     def backward(ctx: Any, of_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:

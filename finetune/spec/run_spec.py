@@ -18,7 +18,9 @@ from finetune.spec.adapter import attach_adapter
 from finetune.spec.architecture import check_architecture, choose_attention
 from finetune.spec.arguments import arguments_class, trainer_fields
 from finetune.spec.device import Device, find_device
+from finetune.spec.feed_forward import chunk_feed_forward
 from finetune.spec.linear_loss import plain_logits
+from finetune.spec.norms import use_lean_norms
 from finetune.spec.skeleton import TensorInfo, build_skeleton, cast_unquantized, list_tensors
 from finetune.spec.source import ModelSource, locate_model
 
@@ -134,7 +136,12 @@ class RunSpec:
         if self.config.model.fp32_unquantized:
             cast_unquantized(model)
         with torch.device(next(model.parameters()).device):
-            return attach_adapter(model, self.lora(), adapter_dtype=getattr(torch, self.config.lora.dtype))
+            adapted = attach_adapter(model, self.lora(), adapter_dtype=getattr(torch, self.config.lora.dtype))
+        if tokens := self.config.training.feed_forward_chunk:
+            chunk_feed_forward(model, tokens)
+        if self.config.model.lean_norms:
+            use_lean_norms(model)
+        return adapted
 
 
 def describe(config: RunConfig, device: Device | None = None) -> RunSpec:

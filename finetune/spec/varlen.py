@@ -32,7 +32,7 @@ def attention(
     row_lengths: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in each layer: query (b, h, s, d), key and value (b, h or fewer, s, d); gives (b, s, h, d).
+    """What transformers calls in each layer: query (b, h, s, d), key and value (b, h or fewer, s, d) to (b, s, h, d).
 
     Batches that are not packed come without `row_lengths`: transformers makes no mask for a kernel that it does not
     know, and none is needed, since padding is on the right, where no token looks.
@@ -81,7 +81,6 @@ def why_not(
     """Why this kernel cannot run such a model's batches there, None where it can."""
     text = model_config.get_text_config()
     layers = set(getattr(text, "layer_types", None) or ["full_attention"])
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     if not packed:
         return "rows are not packed"
     if getattr(text, "sliding_window", None) or layers != {"full_attention"}:
@@ -92,6 +91,7 @@ def why_not(
         return f"the card's compute capability is {capability[0]}.{capability[1]}, and FlashAttention needs 8.0"
     if dtype.itemsize != 2:
         return f"attention computes in {str(dtype).removeprefix('torch.')}, and FlashAttention in 16 bits"
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return f"heads have {head} numbers, and FlashAttention takes {WIDEST_HEAD}" if head > WIDEST_HEAD else None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from finetune.spec.linear_loss import linear_loss, plain_logits
 from finetune.spec.loss import IGNORED
 from finetune.training.halves import OnSplit, in_halves
 
@@ -55,14 +56,19 @@ def held_out_loss(
     model.eval()
     _ensure_fused_head(model)
     device = next(model.parameters()).device
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    on_processor = device.type == "cpu" and plain_logits(base.config)
     context = torch.autocast(device.type, autocast) if autocast else nullcontext()
 
     def scored(group: Sequence[Encoded]) -> tuple[torch.Tensor, int]:
         batch = collate([asdict(row) for row in group])
         inputs = {key: batch[key].to(device) for key in ("input_ids", "labels", "attention_mask")}
+        count = int((batch["labels"][:, 1:] != IGNORED).sum())
         with context:
+            if on_processor:
+                return linear_loss(base, inputs, 1)[0].double(), count
             output = model(**inputs, fused_lm_head=True, use_cache=False)
-        return -output.log_probs.double().sum(), int((batch["labels"][:, 1:] != IGNORED).sum())
+        return -output.log_probs.double().sum(), count
 
     found = [part for group in _groups(rows, max_tokens) for part in in_halves(scored, group, on_split)]
     model.train(was_training)
