@@ -153,6 +153,7 @@ def _sections(row: Row, model: Path) -> dict:
             "dtype": row["base_dtype"],
             "attention": "eager" if row["attention"] == "eager" else "sdpa",  # the card decides which SDPA kernel
             "fp32_unquantized": row["fp32_unquantized"],
+            "lean_norms": False,  # transformers' own had run
         },
         "quantization": {
             "type": row["quantization"],

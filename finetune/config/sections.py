@@ -236,8 +236,8 @@ class TrainingConfig(Section):
     activation_offloading: bool = False
     """Keeps checkpoints in host memory until the backward pass; CUDA only."""
     feed_forward_chunk: Positive | None = None
-    """Tokens of a row whose feed-forward part is computed at once, and once more in the backward pass: long rows in less
-    memory; null computes all at once."""
+    """Tokens of a row whose feed-forward part is computed at once, and once more in the backward pass: long rows take
+    less memory; null computes all at once."""
     loss_kernel: Literal["fused_linear", "full_logits"] = "fused_linear"
     """fused_linear never holds the logits of a whole batch; full_logits does."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

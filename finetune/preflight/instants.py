@@ -26,6 +26,8 @@ class Instants:
         self._spec, self._training, self._letters = spec, spec.config.training, letters
         self._eager = spec.attention == "eager"
         self._masked = spec.attention == "sdpa" and (batch.padded or batch.packed)
+        self._f = "f" if self._training.feed_forward_chunk else "s"
+        self._lean = spec.config.model.lean_norms
         self._unpads = spec.attention == "flash_attention_2" and batch.padded
         self._whole = not self._training.gradient_checkpointing
         self._accumulates = self._training.gradient_accumulation_steps > 1
@@ -47,7 +49,7 @@ class Instants:
         offloads, full = self._training.activation_offloading, self._training.loss_kernel == "full_logits"
         terms = self._between(at_loss=True) + (self._kept(" L", " L", " L") if self._whole else [])
         if full:
-            norm = [] if offloads else [("what the last norm read, float32", "4 b s h")]
+            norm = [] if offloads else [self._read_by_norm("the last norm", "h")]
             return [*terms, *norm, ("log-softmax, its gradient, that of the logits", "12 b s V")]
         if self._spec.linear_loss:
             tile = [("hidden states and their gradient", "2 g b s h"), ("a tile of logits, float32", "4 T v")]
@@ -56,33 +58,40 @@ class Instants:
         tile.append(("a tile of logits", f"c T {TILE_WORDS}"))
         if self._spec.device.kind == "cpu":
             tile.append(("seven more in float32, and a mask", "29 T v"))
-        norm = ("what the last norm read, float32", "4 b s h")
-        return [*terms, norm, *self._larger(tile, [("backward pass of the last norm, five times float32", "20 b s h")])]
+        return [
+            *terms,
+            self._read_by_norm("the last norm", "h"),
+            *self._larger(tile, self._norm_backward("the last norm")),
+        ]
 
     def feed_forward(self) -> Terms:
         """The worst of the feed-forward part: its gradients, a weight expanded, an adapter, or a norm behind it."""
         kept = self._kept(" L", " L", " l") if self._whole else self._kept("", "", None)
         gradient = ("gradient of the layer's output", "g b s h")
-        choices = [[("gradients of gate, up and their product", "3 g b s i")], *self._recomputed()]
+        choices = [[("gradients of gate, up and their product", f"3 g b {self._f} i")], *self._recomputed()]
         if self._behind:
             own = self._inputs("i", "") if self._down and not self._whole else []
-            choices.append([*own, ("backward pass of the norm behind, five times float32", "20 b s h")])
+            choices.append([*own, *self._norm_backward("the norm behind")])
         return [*self._between(), *kept, gradient, *self._larger(*choices)]
 
     def _recomputed(self) -> list[Terms]:
         """Moments at which a weight is expanded, or at which up's or down's adapter has its input and output."""
         hidden = ("hidden states of the layer", "4 g b s h" if self._whole else "3 g b s h")
-        product = ("product of gate and up, or its gradient", "g b s i")
+        product = ("product of gate and up, or its gradient", f"g b {self._f} i")
         choices = []
         if self._letters["W"]:
-            own = [hidden, product, *([("the same for the adapter", "e b s i")] if self._down and self._cast else [])]
+            own = [
+                hidden,
+                product,
+                *([("the same for the adapter", f"e b {self._f} i")] if self._down and self._cast else []),
+            ]
             if self._down and not self._whole:
-                own = [("gradients of the product, from down and its adapter", "2 g b s i")]
+                own = [("gradients of the product, from down and its adapter", f"2 g b {self._f} i")]
             choices.append([*own, ("one weight expanded", "c W")])
         gradient = [("gradient of down's adapter, float32", "4 b s h")] if self._down and self._cast else []
         if self._letters["y"] and self._cast:
             first = gradient if self._down else [product]
-            choices.append([hidden, *first, ("output of up's adapter, before and after scaling", "8 b s i")])
+            choices.append([hidden, *first, ("output of up's adapter, before and after scaling", f"8 b {self._f} i")])
         if self._down:
             choices.append([hidden, product, *gradient, *self._read_by_down()])
         return choices
@@ -96,6 +105,8 @@ class Instants:
             # A softmax that read float16 gives a float16 gradient.
             scores = 10 if self._spec.compute_dtype is torch.float16 and self._letters["g"] == 2 else 12
             return [*terms, ("gradients of softmax and scores, their product", f"{scores} b a s s")]
+        shared = self._letters["k"] != self._letters["q"]
+        terms += [("gradients of keys and values, summed over heads", "2 g b s k")] if shared else []
         return [*terms, ("gradients of q, k, v and output", "4 g b s q"), ("that of q in float32", "4 b s q")]
 
     def update(self) -> Terms:
@@ -110,7 +121,8 @@ class Instants:
         if self._whole:
             return [*terms, ("adapters cast by autocast", "c P")] if self._spec.autocast else terms
         if self._training.activation_offloading:
-            back = [] if at_loss else [("inputs of layer and last norm, back on the card", "6 b s h")]
+            last = "2 g b s h" if self._lean else "6 b s h"
+            back = [] if at_loss else [("inputs of layer and last norm, back on the card", last)]
             return [*terms, ("embeddings", "g b s h"), *back]
         checkpoints = [("checkpoints, the input of each layer", "g b s h L")]
         # The backward pass of a layer lets its checkpoint go and leaves its gradients.
@@ -121,7 +133,7 @@ class Instants:
         """What layers keep for their backward pass, of each part in as many as the factors say, None for none."""
         # Before the first adapter nothing has a gradient, so that a norm before it keeps nothing.
         norms = " l" if attention == " L" and self._letters["n"] == self._letters["h"] else attention
-        terms = [("what norms read, float32", f"4 b s n{norms}"), *self._inputs("x", attention)]
+        terms = [*self._read_by_norms(norms), *self._inputs("x", attention)]
         terms += [("queries", f"g b s q{attention}"), ("keys and values", f"2 g b s k{attention}")]
         if not self._eager:
             terms.append(("attention's output", f"g b s q{attention}"))
@@ -132,9 +144,30 @@ class Instants:
             half = feed_forward is not None and self._letters["g"] == 2
             terms += [("the same in 16 bits", f"2 b a s s{feed_forward}")] if half else []
         if feed_forward is not None:
-            terms += [("what the next norm reads, float32", f"4 b s h{feed_forward}"), *self._inputs("y", feed_forward)]
-            terms.append(("gate, its activation, up", f"3 g b s i{feed_forward}"))
+            terms += [self._read_by_norm("the next norm", f"h{feed_forward}"), *self._inputs("y", feed_forward)]
+            terms.append(("gate, its activation, up", f"3 g b {self._f} i{feed_forward}"))
         return terms + (self._inputs("i", down) if self._down and down is not None else [])
+
+    def _read_by_norms(self, layers: str) -> Terms:
+        """What the norms of a layer but its last keep; the one before attention reads the layer's checkpoint."""
+        there = self._lean and not (self._whole or self._behind)
+        if there and self._letters["n"] == self._letters["h"]:
+            return []
+        terms = [self._read_by_norm("norms", f"n{layers}")]
+        return [*terms, ("of these the layer's checkpoint, there already", "-1 g b s h")] if there else terms
+
+    def _read_by_norm(self, which: str, width: str) -> tuple[str, str]:
+        """What a norm keeps: its input as it is, or as float32."""
+        return (
+            (f"what {which} read", f"g b s {width}")
+            if self._lean
+            else (f"what {which} read, float32", f"4 b s {width}")
+        )
+
+    def _norm_backward(self, which: str) -> Terms:
+        if not self._lean:
+            return [(f"backward pass of {which}, five times float32", "20 b s h")]
+        return [(f"gradients of what {which} gave and read", "2 g b s h"), ("three tiles of them in float32", "3 N")]
 
     def _inputs(self, letter: str, layers: str) -> Terms:
         if not self._letters[letter]:
@@ -145,10 +178,13 @@ class Instants:
     def _read_by_down(self) -> Terms:
         """What becomes of the product of gate and up on its way into down's adapter."""
         wide = self._cast or self._twice
-        terms = [("the product in float32", "4 b s i")] if wide else []
+        terms = [("the product in float32", f"4 b {self._f} i")] if wide else []
         if self._dropout:
-            terms += [("its dropout", "4 b s i" if wide else "c b s i"), ("the dropout's mask", "b s i")]
-        return terms + ([("cast back by autocast", "c b s i")] if self._twice else [])
+            terms += [
+                ("its dropout", f"4 b {self._f} i" if wide else f"c b {self._f} i"),
+                ("the dropout's mask", f"b {self._f} i"),
+            ]
+        return terms + ([("cast back by autocast", f"c b {self._f} i")] if self._twice else [])
 
     def _larger(self, *choices: Terms) -> Terms:
         return max(choices, key=self._bytes)

@@ -10,6 +10,7 @@ from finetune.preflight.optimisers import state_sizes
 from finetune.preflight.step import Batch
 from finetune.spec import RunSpec
 from finetune.spec.linear_loss import tile_tokens
+from finetune.spec.norms import TILE_BYTES as NORM_TILE
 
 LEGEND = {
     "b": "rows of the micro batch",
@@ -22,12 +23,14 @@ LEGEND = {
     "L": "layers",
     "l": "layers but one",
     "V": "words of the vocabulary",
-    "T": "tokens of a tile of logits, at most 4,096; it is 32,768 words wide",
-    "v": "words in it, at most 32,768",
+    "T": "tokens of a tile of logits: on a card at most 4,096, 32,768 words wide",
+    "v": "words in it",
+    "f": "tokens of a row whose feed-forward part is computed at once",
     "a": "attention heads",
     "q": "width of the queries: heads times head size",
     "k": "width of keys and values; q where they are repeated for every head",
     "K": "their width in the cache",
+    "N": "bytes of a tile of a norm, at most 64 MiB",
     "n": "widths of a layer's norms but the last, added up",
     "x": "widths of what adapters of the attention part read, added up, shared ones once",
     "y": "the same for gate and up",
@@ -96,6 +99,8 @@ def _sizes(spec: RunSpec, batch: Batch) -> dict[str, float]:
     tile = {"T": min(batch.rows * read, TILE_TOKENS), "v": min(text.vocab_size, TILE_WORDS)}
     if spec.linear_loss:
         tile = {"T": min(batch.rows * read, tile_tokens(text.vocab_size)), "v": text.vocab_size}
+    tile["N"] = min(4 * batch.rows * batch.tokens * h, NORM_TILE)
+    tile["f"] = min(batch.tokens, spec.config.training.feed_forward_chunk or batch.tokens)
     return tile | {
         "b": batch.rows, "s": batch.tokens, "B": sampled, "p": batch.prompt_tokens, "t": read, "h": h, "i": wide,
         "L": depth, "l": depth - 1, "V": text.vocab_size, "a": a, "q": q, "k": k, "K": k, "n": sum(widths[:-1]),

@@ -151,10 +151,22 @@ def test_the_optimiser_can_be_the_worst_instant(tmp_path: Path) -> None:
     assert found.allocated == pytest.approx(traced.allocated, rel=WITHIN)
 
 
+@pytest.mark.parametrize("tokens", [4096, 16384])
+def test_feed_forward_parts_in_chunks(tmp_path: Path, tokens: int) -> None:
+    """With them the worst instant of a long row is attention, and that of a short one stays the feed-forward part."""
+    setting = USUAL | {"tokens": tokens, "rows": 1, "targets": "all-linear", "offloading": True}
+    spec = described(tmp_path, model_fields("Llama-3.1-8B"), setting)
+    training = spec.config.training.model_copy(update={"feed_forward_chunk": 2048})
+    chunked = describe(spec.config.model_copy(update={"training": training}), spec.device)
+    found, traced = estimate(chunked), predict(chunked)
+    assert found.allocated == pytest.approx(traced.allocated, rel=WITHIN)
+    assert traced.allocated < predict(spec).allocated
+
+
 def test_a_small_model_on_the_cpu(config_file: Path) -> None:
     spec = describe(load_config(config_file))
     found, traced = estimate(spec), predict(spec)
-    assert found.phase == "loss"
+    assert found.phase == "feed-forward, backward"
     assert found.allocated == pytest.approx(traced.allocated, rel=WITHIN)
 
 
