@@ -10,10 +10,13 @@ import runpy
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from environment import REPO, used_bytes
 from gpu_lines import CONFIG, Line, Skipped, lines, model_config, shrunk
+
+if TYPE_CHECKING:
+    from finetune.spec import RunSpec
 
 
 def main() -> None:
@@ -26,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             write_inputs(line, Path(folder), model_config(line, options.models, options.cpu_proof))
-            measure(line, Path(folder), used_before, result)
+            (measure if line.peer == "finetune" else measure_peer)(line, Path(folder), used_before, result)
         except Skipped as error:
             result |= {"status": "skipped", "reason": str(error)}
         except Exception as error:  # whatever befell this line, the suite goes on
@@ -70,29 +73,16 @@ def _lengths(line: Line, draw: random.Random) -> list[int]:
 
 def measure(line: Line, folder: Path, used_before: int | None, result: dict[str, Any]) -> None:
     """The straight line of `finetune train` with meters on; adds to `result` whatever is known, also where it fails."""
-    import torch
     from gpu_meter import Meter
 
-    from finetune.config import load_config, parse_size
     from finetune.data import load_data
     from finetune.model import build_model
-    from finetune.pipeline import largest_batch, set_allocator
+    from finetune.pipeline import largest_batch
     from finetune.preflight import preflight
-    from finetune.spec import describe
     from finetune.training import audit, build_trainer
 
     laps = result["seconds"] = Laps()
-    paths = {
-        "model__name_or_path": folder / "model",
-        "data__train": folder / "rows.jsonl",
-        "output_dir": folder / "run",
-    }
-    config = load_config(CONFIG, line.all_overrides(**paths))
-    set_allocator(config)
-    if line.held_to:
-        card = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(parse_size(line.held_to) / card)
-    spec = describe(config)
+    spec = described(line, folder)
     laps.end("describe")
     data = load_data(spec)
     result["sequences"] = {"number": len(data.train_dataset), "tokens": data.train.stats.tokens}
@@ -115,6 +105,51 @@ def measure(line: Line, folder: Path, used_before: int | None, result: dict[str,
         "status": "measured",
         "measured": measured,
         "errors": errors(result["predicted"], measured),
+        "speed": meter.speed(line.warmup),
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def described(line: Line, folder: Path) -> RunSpec:
+    """The line's run; torch's allocator is held to what the line says."""
+    import torch
+
+    from finetune.config import load_config, parse_size
+    from finetune.pipeline import set_allocator
+    from finetune.spec import describe
+
+    paths = {
+        "model__name_or_path": folder / "model",
+        "data__train": folder / "rows.jsonl",
+        "output_dir": folder / "run",
+    }
+    config = load_config(CONFIG, line.all_overrides(**paths))
+    set_allocator(config)
+    if line.held_to:
+        card = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(parse_size(line.held_to) / card)
+    return describe(config)
+
+
+def measure_peer(line: Line, folder: Path, used_before: int | None, result: dict[str, Any]) -> None:
+    """The same run by a peer: its base model quantised alike, saved, and loaded in the peer's own way."""
+    from gpu_meter import Meter
+    from gpu_peers import peer_trainer, save_base
+
+    laps = result["seconds"] = Laps()
+    spec = described(line, folder)
+    save_base(spec, folder / "weights")
+    laps.end("weights")
+    trainer = peer_trainer(line.peer, spec, folder)
+    laps.end("build")
+    each = spec.config.training.effective_batch_size * line.sequence
+    meter = Meter(trainer, lambda: trainer.state.global_step * each)
+    trainer.add_callback(meter)
+    trainer.train()
+    laps.end("train")
+    result |= {
+        "status": "measured",
+        "measured": meter.memory(used_before),
         "speed": meter.speed(line.warmup),
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }

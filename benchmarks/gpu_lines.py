@@ -24,7 +24,7 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Line:
-    """One measurement: CONFIG with the shape of `model` and `overrides`, for `steps` updates.
+    """One measurement: CONFIG with the shape of `model` and `overrides`, for `steps` updates, by finetune or a `peer`.
 
     `sequence` (tokens) and `rows` (packs, where `packed`) are what its data must hold. `held_to` is how much of the
     card torch's allocator may take, None for all of it. `timeout` is in seconds.
@@ -39,6 +39,7 @@ class Line:
     packed: bool = False
     held_to: str | None = None
     timeout: int = 240
+    peer: str = "finetune"
 
     @property
     def warmup(self) -> int:
@@ -63,6 +64,33 @@ QLORA_7B = Line(
     timeout=420,
 )
 """The shipped plan for a 24-GB card as it stands, but for random weights and rows: the promise itself."""
+
+SIDE_BY_SIDE = replace(QLORA_7B, name="7b_finetune", model="Mistral-7B", rows=10 * 4, steps=10, timeout=240, overrides=(
+    "training.gradient_accumulation_steps=1",))  # fmt: skip
+"""Packs of 2,048 tokens on a 7B shape that every peer knows, at its own default settings for what is not named here."""
+WITHOUT = {
+    "varlen": "model.attention=sdpa",
+    "lean_norms": "model.lean_norms=false",
+    "fused_loss": "training.loss_kernel=full_logits",
+    "fp32_adapters": "lora.dtype=bfloat16",
+    "checkpointing": "training.gradient_checkpointing=false",
+}
+"""Parts of the fast path, and what each is switched off with."""
+LONG = Line(
+    name="8b_longest_131072",
+    model="Llama-3.1-8B",
+    sequence=131072,
+    rows=2,
+    steps=2,
+    held_to="24GiB",
+    timeout=590,
+    overrides=(
+        "data.packing=false", "data.max_length=131072", "training.micro_batch_size=1",
+        "training.gradient_accumulation_steps=1", "training.activation_offloading=true",
+        "training.feed_forward_chunk=4096", "lora.r=32", "lora.alpha=32", "lora.target_modules=all-linear",
+    ),
+)  # fmt: skip
+"""The longest published context of an 8B shape on 24 GB is 78,475 tokens (Unsloth)."""
 
 GRID = """
 Llama-3.1-8B          nf4  2048 1 ckpt  fused_linear sdpa  paged_adamw_8bit
@@ -103,7 +131,19 @@ column meet those of the others, the likeliest settings first."""
 
 def lines() -> list[Line]:
     """All lines, first the most telling."""
-    return [QLORA_7B, *(_grid_line(*row.split()) for row in GRID.strip().splitlines())]
+    grid = [_grid_line(*row.split()) for row in GRID.strip().splitlines()]
+    return [QLORA_7B, *side_by_side(), LONG, *grid]
+
+
+def side_by_side() -> list[Line]:
+    """finetune, its peers, and finetune without one part of its fast path at a time."""
+    ours = SIDE_BY_SIDE
+    peers = [replace(ours, name=f"7b_{peer}", peer=peer) for peer in ("trl", "trl_best", "unsloth")]
+    parts = [
+        replace(ours, name=f"7b_without_{part}", overrides=(*ours.overrides, switch))
+        for part, switch in WITHOUT.items()
+    ]
+    return [ours, *peers, *parts]
 
 
 def _grid_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import resource
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from transformers import TrainerCallback
 class Meter(TrainerCallback):
     """Seconds, tokens and allocator peaks at the end of every step, the card's work awaited.
 
-    Made once the model and its trainer stand: the peaks are those of training alone.
+    Made once the model and its trainer stand: the peaks are those of training alone. `seen` tells the tokens so far.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Any, seen: Callable[[], int] | None = None) -> None:
+        self.seen = seen or (lambda: int(trainer.tokens_seen))
         self.on_gpu = torch.cuda.is_available() and trainer.args.device.type == "cuda"
         self.ends: list[float] = []
         self.tokens: list[int] = []
@@ -34,7 +35,7 @@ class Meter(TrainerCallback):
             torch.cuda.synchronize()
             self.peaks.append(torch.cuda.max_memory_allocated())
         self.ends.append(time.perf_counter())
-        self.tokens.append(int(self.trainer.tokens_seen))
+        self.tokens.append(self.seen())
 
     def memory(self, used_before: int | None) -> dict[str, Any]:
         """Peaks in bytes. `used_before` is what the card had in use before this process came.

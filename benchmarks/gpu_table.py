@@ -28,7 +28,10 @@ def _row(result: dict[str, Any]) -> list[str]:
 
 
 def _pair(result: dict[str, Any], figure: str) -> str:
-    predicted, measured = (result[side][f"{figure}_bytes"] for side in ("predicted", "measured"))
+    measured = result["measured"][f"{figure}_bytes"]
+    if "predicted" not in result:  # a peer's
+        return "not measured" if measured is None else f"{measured / GIB:.3f}"
+    predicted = result["predicted"][f"{figure}_bytes"]
     if measured is None:
         return f"{predicted / GIB:.3f} / not measured"
     return f"{predicted / GIB:.3f} / {measured / GIB:.3f} ({result['errors'][figure]:+.2%})"

@@ -11,7 +11,6 @@ from families import write_family
 from finetune.config import RunConfig
 from finetune.errors import ConfigError
 from finetune.model import build_model
-from finetune.preflight import Batch, find_card, predict
 from finetune.spec import describe
 from finetune.spec.feed_forward import in_chunks
 
@@ -62,13 +61,6 @@ def test_no_more_tokens_at_once_than_asked() -> None:
         in_chunks(part, 4, hidden)
     in_chunks(part, 10, hidden)
     assert seen == [4, 4, 2, 10]
-
-
-def test_a_long_row_takes_less(tmp_path: Path) -> None:
-    folder = write_family("llama3", tmp_path)
-    batch, card = Batch(1, 4096), find_card("24GiB")
-    whole, chunked = (predict(describe(config(folder, chunk), card), batch).allocated for chunk in (None, 256))
-    assert chunked < whole
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
