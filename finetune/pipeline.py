@@ -71,7 +71,6 @@ def train(
     comes through here; the first alone speaks, writes, and has a report to return.
     """
     set_allocator(config)
-    processes.require_shares(config)
     spec = describe(config, None if processes.alone else find_device(config.hardware, processes.local_count))
     say = functools.partial(_say, console if processes.main else Console(quiet=True))
     with Interrupts(say, processes) as interrupts, _open_run(spec, resume, say, processes) as run:

@@ -10,6 +10,8 @@ between passes alone, so each may do its own as often as it must.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,15 +148,18 @@ def rank_of(environment: Mapping[str, str]) -> int:
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
-    """The processes that a launcher started together with this one; `ALONE` where none did. To be called before torch
-    touches a card. Raises ConfigError where the launcher was asked for what a run does not have."""
+def joined(config: RunConfig) -> Iterator[Processes]:
+    """The processes that a launcher started together with this one for a run; itself alone where none did. To be called
+    before torch touches a card. Raises ConfigError where the run cannot be shared out among them, and where the
+    launcher was asked for what a run does not have."""
     _refuse_engines()
     notes = tuple(_left_unread())
     given = {name: os.environ.pop(name, None) for name in NAMES}
     rank, count, local_rank, local_count = (int(given[name] or one) for name, one in zip(NAMES, "0101", strict=True))
-    if count == 1:
-        yield Processes(notes=notes)
+    processes = Processes(rank, count, local_count, notes)
+    processes.require_shares(config)
+    if processes.alone:
+        yield processes
         return
     if os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         _take_card(local_rank)
@@ -164,7 +169,6 @@ def joined() -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _together():
         dist.init_process_group(backend, rank=rank, world_size=count, timeout=PATIENCE)
-    processes = Processes(rank, count, local_count, notes)
     yield processes
     processes.wait()  # not reached where the run failed: the others see that this one has ended
     dist.destroy_process_group()
@@ -204,9 +208,12 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if threading.current_thread() is threading.main_thread():
+            # The launcher is about to end all the others: this one ends by itself, once it has said how to go on.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ProcessLost(
-            f"another process of the run has ended ({reason[:200]})", "its own words stand beside these"
+            f"another process of the run has ended ({reason[:100]})", "its own words stand beside these"
         ) from None
 
 

@@ -31,7 +31,7 @@ def train(
         _require_own(config, Path(loaded.output_dir).expanduser())
     from finetune.processes import joined
 
-    with joined() as processes:  # before torch looks for cards
+    with joined(loaded) as processes:  # before torch looks for cards
         from finetune import pipeline
 
         options = {"resume": resume, "allow_drift": allow_drift, "dry_run": dry_run}

@@ -101,7 +101,8 @@ class Guarded:
 
         def clip_all(model: torch.nn.Module) -> torch.Tensor:
             self.processes.sum_gradients(parameter for parameter in model.parameters() if parameter.requires_grad)
-            if self.noise and not self.processes.alone:
+            if self.noise and not self.processes.alone and not self.update.measured:
+                self.update.measured = True  # of an update that is done again, what it was at first
                 self.noise.after_sum()
             return clip(model)
 

@@ -37,7 +37,8 @@ class Interrupts(TrainerCallback):
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._come:
+                signal.signal(number, handler)
 
     def _come(self, number: int, frame: FrameType | None) -> None:
         if self.asked and not self.processes.alone and time.monotonic() - self._when < ECHO:

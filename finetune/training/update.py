@@ -61,7 +61,7 @@ class Update:
     def __init__(self, trainer: Guarded) -> None:
         self.trainer = trainer
         self.micro_batches: list[MicroBatch] = []
-        self.begun = 0
+        self.begun, self.measured = 0, False
         self.count: torch.Tensor | int | None = None
         self._running: Sequence[int] = ()
         self.lengths_before = {name: len(values) for name, values in trainer._metrics["train"].items()}
