@@ -61,5 +61,11 @@ class Stopped(FinetuneError):
         super().__init__(message, f"{first}go on with `{command}`")
 
 
+class ProcessLost(FinetuneError):
+    """One of the processes of a run has ended, which the others cannot do without."""
+
+    exit_code = 5
+
+
 class AuditError(FinetuneError):
     """What was built differs from what was described: a bug of ours or of a library, never the user's."""

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from finetune.config import RunConfig, load_config
 from finetune.data import ChatTemplate, LoadedData, load_data
-from finetune.errors import ConfigError, DataError, DoesNotFit, Stopped
+from finetune.errors import ConfigError, DataError, DoesNotFit, ProcessLost, Stopped
 from finetune.model import answer, build_model, load_trained
 from finetune.plan import DataSize, Plan, make_plan, require_sense
 from finetune.preflight import Batch, Verdict, find_card, predict, preflight, relief, solve, worst_batch
+from finetune.processes import ALONE, Processes
 from finetune.report import (
     Measured,
     Receipt,
@@ -30,7 +31,7 @@ from finetune.report import (
     write_report,
 )
 from finetune.secrets import redact
-from finetune.spec import RunSpec, describe, load_tokenizer
+from finetune.spec import RunSpec, describe, find_device, load_tokenizer
 from finetune.training import (
     Interrupts,
     Keeper,
@@ -55,26 +56,32 @@ from finetune.training import (
 
 
 def train(
-    config: RunConfig, console: Console, *, resume: bool = False, allow_drift: bool = False, dry_run: bool = False
+    config: RunConfig,
+    console: Console,
+    *,
+    resume: bool = False,
+    allow_drift: bool = False,
+    dry_run: bool = False,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Trains an adapter and returns what report.json holds. Raises the errors of `finetune.errors`.
 
     `resume` goes on from the newest good checkpoint, `allow_drift` also where what the run is made of has changed;
-    `dry_run` stops before the first step, after the rehearsal, and leaves nothing behind.
+    `dry_run` stops before the first step, after the rehearsal, and leaves nothing behind. Each of several `processes`
+    comes through here; the first alone speaks, writes, and has a report to return.
     """
     set_allocator(config)
-    spec = describe(config)
-    say = functools.partial(_say, console)
-    with Interrupts(say) as interrupts, _open_run(spec, resume, say) as run:
+    spec = describe(config, None if processes.alone else find_device(config.hardware, processes.local_count))
+    say = functools.partial(_say, console if processes.main else Console(quiet=True))
+    with Interrupts(say, processes) as interrupts, _open_run(spec, resume, say, processes) as run:
         receipt = Receipt(run, allow_drift=allow_drift)
-        done = run.finished()
-        start = _start(run, say) if resume and not done else None
-        say(*receipt.enter(setting_inputs(spec), step_of(start)))
+        done = processes.told(run.finished)
+        start = processes.told(lambda: _start(run, say)) if resume and not done else None
+        say(*processes.notes, *receipt.enter(setting_inputs(spec), step_of(start)))
+        say(*receipt.enter_processes(processes.count, step_of(start)))
         if done:
-            say(f"{run.path}: the run is finished; nothing is left to do")
-            write_pages(run.path)
-            return done
-        run.describe(spec)
+            return _already(done, run, say)
+        run.describe(spec, processes)
         verdict = preflight(spec).require_fit()
         prepare_reporters(config.training.report_to, run.path)
         data = load_data(spec)
@@ -83,11 +90,13 @@ def train(
         model = build_model(spec)
         say(*receipt.enter(data_inputs(spec, data), step_of(start)))
         run.write_json("preflight.json", verdict.to_json(timeline=True))
-        trainer = build_trainer(spec, model, data, run.checkpoints)
+        trainer = build_trainer(spec, model, data, run.checkpoints, processes)
         metrics = MetricsWriter(run.metrics, trainer)
         keeper = Keeper(trainer, interrupts, say, metrics.sync)
-        trainer.add_before_reporters(interrupts, keeper, metrics, ProgressBar(console, trainer.memory))
-        trainer.guards.tell(console, run.path, lambda: relief(verdict))
+        trainer.add_before_reporters(interrupts, keeper)
+        if processes.main:
+            trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory))
+            trainer.guards.tell(console, run.path, lambda: relief(verdict))
         audit(spec, trainer)
         proof = prove_packing(trainer) if config.data.packing else None
         proven = [proof.note()] if proof else []
@@ -101,7 +110,7 @@ def train(
         if dry_run:
             return {"dry_run": True, **verdict.to_json(), "rehearsal": rehearsal.to_json()}
         with _within_memory(trainer):
-            before = _before(run, resume, lambda: _look(spec, data, trainer))
+            before = _before(run, resume, lambda: _look(spec, data, trainer), processes)
             run.keep()
             with _resumable(run, trainer, interrupts):
                 receipt.save()
@@ -111,6 +120,8 @@ def train(
                 keeper.patiently(lambda: save_adapter(model, data.tokenizer, run.adapter), "the adapter")
                 receipt.finish()
                 after = _look(spec, data, trainer)
+        if not processes.main:
+            return {}
         read = data.stream.notes_after() if data.stream else []
         say(*read)
         measured = Measured(
@@ -251,13 +262,23 @@ def largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
     return Batch(len(longest), longest[0], padded=not packed and longest[-1] < longest[0], packed=packed)
 
 
-def _open_run(spec: RunSpec, resume: bool, say: Callable[..., None]) -> RunDir:
-    """A new run, or the one to go on with."""
-    if not resume:
-        return RunDir.create(spec)
-    run, notes = RunDir.take_up(spec.config.output_dir)
+def _open_run(spec: RunSpec, resume: bool, say: Callable[..., None], processes: Processes) -> RunDir:
+    """A new run, or the one to go on with; of processes beside the first the one that it has claimed."""
+    run, notes = None, []
+    if processes.main:
+        run, notes = RunDir.take_up(spec.config.output_dir) if resume else (RunDir.create(spec), [])
     say(*notes)
-    return run
+    processes.wait()
+    return run or RunDir.beside(spec.config.output_dir)
+
+
+def _already(done: dict[str, Any], run: RunDir, say: Callable[..., None]) -> dict[str, Any]:
+    """A run that is finished, with its pages made again."""
+    say(f"{run.path}: the run is finished; nothing is left to do")
+    if not run.writes:
+        return {}
+    write_pages(run.path)
+    return done
 
 
 def _start(run: RunDir, say: Callable[..., None]) -> Path | None:
@@ -278,17 +299,18 @@ def _look(spec: RunSpec, data: LoadedData, trainer: Watched) -> dict[str, Any]:
     answers = [
         {"prompt": sample.prompt, "reference": sample.reference, "answer": answer(
             model, data.tokenizer, sample.rendered, max_new_tokens=training.sample_max_new_tokens)}
-        for sample in data.samples(training.sample_answers)
+        for sample in data.samples(training.sample_answers if trainer.processes.main else 0)
     ]  # fmt: skip
     return {"held_out": trainer.last_held_out(), "answers": answers}
 
 
-def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _before(run: RunDir, resume: bool, look: Callable[[], dict[str, Any]], processes: Processes) -> dict[str, Any]:
     """How the model was before training, kept for a run that is resumed."""
     file = run.path / "before.json"
-    if resume and file.is_file():
+    if processes.told(lambda: resume and file.is_file()):
         return json.loads(file.read_text(encoding="utf-8"))
-    run.metrics.unlink(missing_ok=True)  # a process that ended before it had written this down has evaluated too
+    if run.writes:
+        run.metrics.unlink(missing_ok=True)  # a process that ended before it had written this down has evaluated too
     seen = look()
     run.write_json(file.name, seen)
     return seen
@@ -326,6 +348,14 @@ def _resumable(run: RunDir, trainer: Watched, interrupts: Interrupts) -> Iterato
     except DataError as error:
         command = f"finetune train {shlex.quote(str(run.path / 'config.yaml'))} --resume --allow-drift"
         raise DataError(error.message, f"{error.hint}; then go on with `{command}`") from None
+    except ProcessLost as error:
+        done = newest_good(run.checkpoints)
+        raise Stopped(
+            f"{error.message} at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            + (f"the last checkpoint is {done.name}" if done else "no checkpoint had been written: it begins again"),
+            run.path,
+            "see its words and the launcher's, then ",
+        ) from None
     except KeyboardInterrupt:
         done = newest_good(run.checkpoints)
         asked = f" ({interrupts.asked})" if interrupts.asked else ""

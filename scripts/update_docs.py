@@ -50,8 +50,14 @@ COMMANDS = [
 ]
 RESULT_PAGES = ("rl_pages", "senses_pages", "sequence_pages")
 """Modules of benchmarks/ that make tables and pictures of committed results for docs/fundamentals."""
-MEASURED = {"methods": "learned", "forgetting": "forgetting", "survival": "survival", "export": "export"}
-"""Pages of docs/ with tables of committed results, and the modules of benchmarks/ that make them."""
+MEASURED = {
+    "methods": "learned",
+    "forgetting": "forgetting",
+    "survival": "survival",
+    "export": "export",
+    "several-gpus": "several_gpus",
+}
+"""Pages of docs/ with tables of committed results, or of preflight's, and the modules of benchmarks/ that make them."""
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 
 

@@ -11,6 +11,7 @@ from repo import REPO
 
 BELOW = {
     "errors": set(),
+    "processes": {"config", "errors"},
     "study": set(),
     "cores": set(),
     "whole_file": set(),
@@ -24,13 +25,13 @@ BELOW = {
 }
 BELOW["embeddings"] = {"spec"} | BELOW["spec"]
 TOOLKITS = {"batching", "curation", "rl", "senses", "sequence"}
-FILES = {"whole_file", "regular_file", "json_lines", "secrets", "memory_limit"}
+FILES = {"whole_file", "regular_file", "json_lines", "secrets", "memory_limit", "processes"}
 BELOW |= {toolkit: {"study", "embeddings", "live_tensors"} | FILES | BELOW["embeddings"] for toolkit in TOOLKITS}
 ROOMS = {"report", "training", "model", "data", "preflight"}
 BELOW |= {room: {"embeddings", "live_tensors"} | FILES | BELOW["embeddings"] | TOOLKITS for room in ROOMS}
 BELOW["doctor"] = {"spec"} | BELOW["spec"]
 BELOW["plan"] = {"preflight"} | BELOW["preflight"]
-BELOW["pipeline"] = {"plan", "secrets"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
+BELOW["pipeline"] = {"plan", "processes", "secrets"} | ROOMS | TOOLKITS | BELOW["embeddings"] | {"embeddings"}
 BELOW["verify"] = {"json_lines"} | BELOW["pipeline"]
 BELOW["export"] = FILES | BELOW["spec"]
 BELOW["exporting"] = {"export"} | FILES | BELOW["pipeline"]

@@ -29,9 +29,15 @@ def train(
     loaded = load_config(config, overrides or [])
     if resume:
         _require_own(config, Path(loaded.output_dir).expanduser())
-    from finetune import pipeline
+    from finetune.processes import joined
 
-    report = pipeline.train(loaded, err, resume=resume, allow_drift=allow_drift, dry_run=dry_run)
+    with joined(loaded) as processes:  # before torch looks for cards
+        from finetune import pipeline
+
+        options = {"resume": resume, "allow_drift": allow_drift, "dry_run": dry_run}
+        report = pipeline.train(loaded, err, **options, processes=processes)
+    if not processes.main:
+        return
     if as_json:
         print_json(report)
     elif dry_run:

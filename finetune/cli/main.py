@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +17,16 @@ from rich.markup import escape
 
 from finetune.cli import line, machine, rows, runs, senses, terms
 from finetune.cli.options import err
-from finetune.errors import ConfigError, FinetuneError
+from finetune.errors import ConfigError, FinetuneError, Stopped
+from finetune.processes import rank_of
 from finetune.regular_file import require_name
 from finetune.secrets import redact
+
+RANK = rank_of(os.environ)
+"""This process's place among those of a run; read before `train` takes it out of the environment."""
+
+GRACE = 3.0
+"""Seconds in which a launcher has surely ended the others once one has failed."""
 
 INTERRUPTED = 130
 """What typer gives back for Ctrl-C where nothing catches it: outside the training loop."""
@@ -86,6 +95,7 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors
             _fail(error.format_message(), "`finetune --help` shows how", 2)
+        _hold_back(1)
         print(redact(traceback.format_exc()), file=sys.stderr)
         _fail(
             f"unexpected {type(error).__name__}: {error}",
@@ -97,8 +107,20 @@ def main() -> None:
     sys.exit(code)
 
 
+def _hold_back(code: int) -> None:
+    """Of several processes those beside the first say only what it does not say: most errors all of them have, and the
+    launcher ends the others as soon as one has ended. That the run stops, the first one says."""
+    if RANK and code == Stopped.exit_code:
+        sys.exit(code)
+    if RANK:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(GRACE)
+
+
 def _fail(message: str, hint: str, code: int) -> None:
-    err.print(f"[bold red]error:[/bold red] {escape(redact(message))}", highlight=False, soft_wrap=True)
+    _hold_back(code)
+    who = f"process {RANK + 1}: " if RANK else ""
+    err.print(f"[bold red]error:[/bold red] {who}{escape(redact(message))}", highlight=False, soft_wrap=True)
     if hint:
         err.print(f"\n[bold cyan]hint:[/bold cyan] {escape(redact(hint))}", highlight=False, soft_wrap=True)
     sys.exit(code)

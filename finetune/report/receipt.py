@@ -50,13 +50,29 @@ class Receipt:
         self.content |= found
         return [f"drift allowed: {one}" for one in changed]
 
+    def enter_processes(self, count: int, step: int) -> list[str]:
+        """Notes how many processes the run has. Another number than before is no drift that needs allowing: updates
+        are the same, but for the order of sums, and for dropout. It is said all the same."""
+        before = self.content.get("processes", 1) if "seal" in self.content else count
+        if count > 1 or "processes" in self.content:
+            self.content["processes"] = count
+        if before == count:
+            return []
+        changed = f"processes were {before}, are {count}"
+        self.content["drift"].append({"from_step": step, "changed": [changed]})
+        return [f"{changed}: the same updates, with sums in another order and other dropout"]
+
     def save(self) -> None:
         """Writes it, sealed. Raises OSError."""
+        if not self.run.writes:
+            return
         self.content["config"] = sha256_of(self.run.path / "config.yaml")
         self.run.write_json(NAME, self.content | {"seal": _seal(self.content)})
 
     def finish(self) -> None:
         """Adds what came of the run. Raises OSError."""
+        if not self.run.writes:
+            return
         self.content["adapter"] = file_hashes(self.run.adapter)
         self.save()
 

@@ -14,6 +14,7 @@ from typing import Any
 from finetune import __version__
 from finetune.config import RunConfig, load_config, to_yaml
 from finetune.errors import ConfigError, RunDirError, Stopped
+from finetune.processes import ALONE, Processes
 from finetune.report.lock import LOCK, OWNER, Lock
 from finetune.secrets import redact
 from finetune.spec import RunSpec
@@ -25,10 +26,11 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate
 class RunDir:
     """A directory with `config.yaml`, `environment.json`, `preflight.json`, `metrics.jsonl`, `checkpoints/`,
     `adapter/`, `receipt.json` and `report.*`. As a context manager it gives its lock back, and undoes `create` unless
-    `keep()` was called."""
+    `keep()` was called. `writes` is off in processes beside the first, which have the same directory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self.writes = writes
         self.lock = Lock(path)
         self._made: list[Path] = []
         self._kept = True
@@ -105,10 +107,21 @@ class RunDir:
         """One JSON object a line for each log."""
         return self.path / "metrics.jsonl"
 
-    def describe(self, spec: RunSpec) -> None:
+    @classmethod
+    def beside(cls, path: str | Path) -> RunDir:
+        """The directory that the first process has claimed, for another. Raises RunDirError where it is not seen."""
+        run = cls(Path(path).expanduser(), writes=False)
+        if not (run.path / "config.yaml").is_file():
+            raise RunDirError(
+                f"output_dir: {run.path} of the first process is not seen on {platform.node()}",
+                "name a directory that all machines of the run share",
+            )
+        return run
+
+    def describe(self, spec: RunSpec, processes: Processes = ALONE) -> None:
         """Writes down how the run was asked for, and on what it runs. Raises OSError."""
         self.write_text("config.yaml", to_yaml(spec.config))
-        self.write_json("environment.json", environment(spec))
+        self.write_json("environment.json", environment(spec) | {"processes": processes.count})
 
     def finished(self) -> dict[str, Any] | None:
         """What report.json holds; None for a run that is not finished."""
@@ -128,7 +141,8 @@ class RunDir:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a file that appears whole or not at all, without secrets."""
-        replace_text(self.path / name, redact(text))
+        if self.writes:
+            replace_text(self.path / name, redact(text))
 
     def keep(self) -> None:
         """Training begins: from here on nothing is removed."""

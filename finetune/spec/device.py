@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,11 @@ class Device:
         return torch.float16 if self.kind == "cuda" else torch.float32
 
 
-def find_device(hardware: HardwareConfig) -> Device:
+def find_device(hardware: HardwareConfig, sharing: int = 1) -> Device:
     """The device of this machine that `hardware` asks for, or an assumed card where it asks for CUDA in vain.
 
-    Of a card that is present, the memory that no other process uses.
+    Of a card that is present, the memory that no other process uses; of the host's memory the share of one of the
+    `sharing` processes of the run.
     """
     limit = None if hardware.memory == "auto" else parse_size(hardware.memory)
     if hardware.device != "cpu" and torch.cuda.is_available():
@@ -55,7 +57,7 @@ def find_device(hardware: HardwareConfig) -> Device:
     if hardware.device == "cuda":
         size = limit or DEFAULT_CARD_BYTES
         return Device("cuda", f"a {size / 2**30:.0f}-GiB card", size, bf16=True, present=False)
-    return _cpu_device(limit)
+    return _cpu_device(limit, sharing)
 
 
 def _cuda_device(limit: int | None) -> Device:
@@ -69,11 +71,12 @@ def _cuda_device(limit: int | None) -> Device:
 
 
 def used_bytes() -> int:
-    """Memory of the first card that is in use, by the driver's word; 0 where it says nothing.
+    """Memory of the first card that this process sees that is in use, by the driver's word; 0 where it says nothing.
 
     To be asked before this process touches the card, whose context would be counted with that of others.
     """
-    command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    command = ["nvidia-smi", f"--id={card}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         return int(done.stdout.strip()) * 2**20
@@ -81,8 +84,8 @@ def used_bytes() -> int:
         return 0
 
 
-def _cpu_device(limit: int | None) -> Device:
-    total = min(psutil.virtual_memory().total, _container_limit())
+def _cpu_device(limit: int | None, sharing: int) -> Device:
+    total = min(psutil.virtual_memory().total, _container_limit()) // sharing
     name = f"CPU, {usable_cores()} cores"
     return Device("cpu", name, min(limit or total, total), bf16=_cpu_has_bf16())
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from finetune.processes import ALONE, Processes
 from finetune.spec.linear_loss import linear_loss, plain_logits
 from finetune.spec.loss import IGNORED
 from finetune.training.halves import OnSplit, in_halves
@@ -21,11 +22,23 @@ Collate = Callable[[Sequence[dict]], dict[str, torch.Tensor]]
 
 
 def evaluate_model(
-    spec: RunSpec, model: torch.nn.Module, rows: Sequence[Encoded], collate: Collate, on_split: OnSplit | None = None
+    spec: RunSpec,
+    model: torch.nn.Module,
+    rows: Sequence[Encoded],
+    collate: Collate,
+    on_split: OnSplit | None = None,
+    processes: Processes = ALONE,
 ) -> float:
     """`held_out_loss` as a run computes it: in no larger batches than it trains on, so that it takes no more memory."""
-    tokens, autocast = _max_tokens(spec), spec.autocast
-    return held_out_loss(model, rows, collate=collate, max_tokens=tokens, autocast=autocast, on_split=on_split)
+    return held_out_loss(
+        model,
+        rows,
+        collate=collate,
+        max_tokens=_max_tokens(spec),
+        autocast=spec.autocast,
+        on_split=on_split,
+        processes=processes,
+    )
 
 
 def largest_batch(spec: RunSpec, rows: Sequence[Encoded]) -> list[Encoded]:
@@ -46,11 +59,12 @@ def held_out_loss(
     max_tokens: int,
     autocast: torch.dtype | None,
     on_split: OnSplit | None = None,
+    processes: Processes = ALONE,
 ) -> float:
     """Sum of the negative log-likelihoods of all trained tokens over their number, in nats.
 
     A batch holds at most `max_tokens` tokens, padding included, or one row; its logits are never held as a whole. One
-    that does not fit is split, where `on_split` is there to hear of it.
+    that does not fit is split, where `on_split` is there to hear of it. Several processes share the batches out.
     """
     was_training = model.training
     model.eval()
@@ -70,10 +84,12 @@ def held_out_loss(
             output = model(**inputs, fused_lm_head=True, use_cache=False)
         return -output.log_probs.double().sum(), count
 
-    found = [part for group in _groups(rows, max_tokens) for part in in_halves(scored, group, on_split)]
+    own = [group for place, group in enumerate(_groups(rows, max_tokens)) if processes.owns(place)]
+    found = [part for group in own for part in in_halves(scored, group, on_split)]
     model.train(was_training)
     total = sum((loss for loss, _ in found), start=torch.zeros((), dtype=torch.float64, device=device))
-    return float(total) / max(sum(count for _, count in found), 1)
+    every = processes.gather((float(total), sum(count for _, count in found)))
+    return sum(loss for loss, _ in every) / max(sum(count for _, count in every), 1)
 
 
 def _groups(rows: Sequence[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from finetune.processes import ALONE, Processes
 from finetune.spec.loss import NUMBER
 from finetune.training.guards import Guards
 from finetune.training.halves import OnSplit
 from finetune.training.noise import NoiseMeter
 from finetune.training.nonfinite import recover
+from finetune.training.together import share_update
 from finetune.training.update import MicroBatch, Update
 
 
@@ -22,6 +24,10 @@ class Guarded:
     `places` names the rows behind a number of the training data set. `guards` is None where nothing is to be guarded,
     as in a rehearsal, whose business it is to fail. What a batch consists of is said for rows of `input_ids` here, and
     by the trainers of pairs and completions for theirs.
+
+    Every one of `processes` goes through all micro batches of an update, and passes over those alone that fall to it:
+    transformers counts updates, epochs and trained tokens as in one process. Gradients are summed once, before they
+    are clipped.
     """
 
     noise: NoiseMeter | None = None
@@ -29,6 +35,7 @@ class Guarded:
 
     def __init__(self, *args: Any, places: Callable[[int], list[str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.processes: Processes = ALONE
         self.guards: Guards | None = Guards(self, places)
         self.loss_share: torch.Tensor | float | None = None
         self.update = Update(self)
@@ -43,6 +50,15 @@ class Guarded:
         found = super().get_batch_samples(*args, **kwargs)
         self.update = Update(self)
         return found
+
+    def takes_next(self) -> bool:
+        """Whether the next micro batch of the update is this process's. In a rehearsal every one is."""
+        place, self.update.begun = self.update.begun, self.update.begun + 1
+        return self.guards is None or self.processes.owns(place)
+
+    def nothing(self) -> torch.Tensor:
+        """The loss of a micro batch that falls to another process."""
+        return torch.zeros((), device=self.args.device)
 
     def training_step(
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
@@ -69,7 +85,7 @@ class Guarded:
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
         """Norm of the gradients, clipped. An update that is no number is not taken: see `nonfinite.recover`."""
-        clip = super()._clip_grad_norm
+        clip = self._summed(super()._clip_grad_norm)
         if self.guards is None:
             return clip(model)
         # float16: infinite gradients are the scaler's business, and it divides them only once.
@@ -77,8 +93,20 @@ class Guarded:
         if not self.update.finite(norm):
             norm = recover(self, norm, lambda: clip(model))
         norm = clip(model) if norm is None else norm
-        self.guards.after_update(self.update)
+        self.guards.after_update(share_update(self.update))
         return norm
+
+    def _summed(self, clip: Callable[[torch.nn.Module], torch.Tensor]) -> Callable[[torch.nn.Module], torch.Tensor]:
+        """`clip`, of the gradients of all processes together."""
+
+        def clip_all(model: torch.nn.Module) -> torch.Tensor:
+            self.processes.sum_gradients(parameter for parameter in model.parameters() if parameter.requires_grad)
+            if self.noise and not self.processes.alone and not self.update.measured:
+                self.update.measured = True  # of an update that is done again, what it was at first
+                self.noise.after_sum()
+            return clip(model)
+
+        return clip_all
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs the mean loss of the updates that were taken; none where none was."""
@@ -143,5 +171,5 @@ class Guarded:
 
     def count_anew(self, micro_batches: list[MicroBatch]) -> torch.Tensor | int | None:
         """What the loss of an update divides by where units are left out: as if they had not been there."""
-        self.current_gradient_accumulation_steps = len(micro_batches)
+        self.current_gradient_accumulation_steps = self.processes.total(len(micro_batches))
         return None

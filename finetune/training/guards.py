@@ -18,6 +18,7 @@ from finetune.training.spikes import Spikes
 
 if TYPE_CHECKING:
     from finetune.training.guarded import Guarded
+    from finetune.training.together import Losses
     from finetune.training.update import MicroBatch, Update
 
 ADVISED = 3
@@ -36,7 +37,7 @@ class Guards(TrainerCallback, ExportableState):
     def __init__(self, trainer: Guarded, places: Callable[[int], list[str]]) -> None:
         self.trainer, self._places = trainer, places
         self.splits = self.nonfinite_updates = self.updates_left_out = self.rows_left_out = self.spikes = 0
-        self._in_a_row = 0
+        self._in_a_row = self._own_splits = 0
         self._folder: Path | None = None
         self._console = Console(quiet=True)
         self._advice: Callable[[], list[str]] = list
@@ -104,18 +105,30 @@ class Guards(TrainerCallback, ExportableState):
     def on_split(self, size: int, each: int, reason: str) -> None:
         """Called where a batch of `size` rows did not fit and is done in pieces of `each`."""
         self.splits += 1
+        self._own_splits += 1
         if self.splits <= ADVISED:
             step = self.trainer.state.global_step + 1
             self._say(f"update {step}: a batch of {size} does not fit ({reason}): it is done {each} at a time")
+
+    def new_splits(self) -> int:
+        """This process's since the last call, which are counted for all from then on."""
+        found, self._own_splits = self._own_splits, 0
+        self.splits -= found
+        return found
+
+    def add_splits(self, count: int) -> None:
+        """Counts those of all processes."""
+        self.splits += count
 
     def on_nonfinite(self, update: Update, faulty: dict[int, list[int]], what: str, action: str) -> list[str]:
         """Called where an update gave no numbers; writes and returns the names of the rows that do so alone."""
         self.nonfinite_updates += 1
         at_fault = [(update.micro_batches[at], units) for at, units in faulty.items()]
-        names = [name for micro, units in at_fault for name in self.named(micro, units)]
+        names = self._of_all([name for micro, units in at_fault for name in self.named(micro, units)])
         line = {"step": self.trainer.state.global_step + 1, "found": what, "rows": names, "action": action}
         if not names:
-            line["update"] = [name for micro in update.micro_batches for name in self.named(micro, micro.units)]
+            every = [name for micro in update.micro_batches for name in self.named(micro, micro.units)]
+            line["update"] = self._of_all(every)
         self._write("nonfinite.jsonl", line)
         self._say(f"update {line['step']}: {what}, from {', '.join(names) or 'no row alone'}")
         return names
@@ -127,14 +140,13 @@ class Guards(TrainerCallback, ExportableState):
         self._taken.append(False)
         return self._in_a_row
 
-    def after_update(self, update: Update) -> None:
-        """Called before the optimiser takes an update."""
-        if not update.micro_batches:
+    def after_update(self, micro_batches: Losses) -> None:
+        """Called before the optimiser takes an update, with its micro batches, those of all processes."""
+        if not micro_batches:
             return
         self._in_a_row = 0
         self._taken.append(True)
-        trainer = self.trainer
-        self._since.append([(micro.numbers, trainer.mean_loss(micro, update.count)) for micro in update.micro_batches])
+        self._since.append(micro_batches)
 
     def taken_since_log(self) -> tuple[int, int]:
         """Updates since the last log that were taken, and all of them."""
@@ -162,6 +174,9 @@ class Guards(TrainerCallback, ExportableState):
             for numbers, loss in batches
             if numbers is not None
         ]
+
+    def _of_all(self, names: list[str]) -> list[str]:
+        return [name for every in self.trainer.processes.gather(names) for name in every]
 
     def _write(self, name: str, line: dict[str, Any]) -> None:
         if self._folder:

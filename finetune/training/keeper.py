@@ -61,7 +61,7 @@ class Keeper(TrainerCallback):
         if now - self._looked >= LOOK_EVERY:
             self._looked = now
             due |= self._free() < self.needed
-        control.should_save |= due
+        control.should_save = self.trainer.processes.told(lambda: control.should_save or due)
 
     def save(self) -> None:
         """Writes a checkpoint of the run as it is, patiently. Raises Stopped as `patiently`, FinetuneError where the
@@ -81,6 +81,8 @@ class Keeper(TrainerCallback):
     def patiently(self, write: Callable[[], None], what: str) -> None:
         """Has `what` written: at once, or when there is room again. Raises Stopped where that fails twice for another
         reason, or where the run is to stop while it waits."""
+        if not self.trainer.processes.main:
+            return None
         if self._free() < self.needed:
             self._wait(what, f"{_mebibytes(self._free())} are free, {_mebibytes(self.needed)} are needed")
         failed = False

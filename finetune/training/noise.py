@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 
 from finetune.batching import NoiseScale
 from finetune.batching.noise_scale import NoiseScaleAverage, unbiased_pair
+from finetune.training.together import in_turn
 
 if TYPE_CHECKING:
     from finetune.training.supervised import SupervisedTrainer
@@ -61,6 +62,10 @@ class NoiseMeter(TrainerCallback, ExportableState):
         """Called after each backward pass, with the labels (rows, tokens) and how many of them are trained."""
         if not self._hooks:
             return
+        if not self.trainer.processes.alone:
+            self._counts.append(trained)
+            self._rows.append(labels.shape[0])
+            return
         if self._left_out:
             self._norms = []
             if self.trainer.accelerator.sync_gradients:
@@ -72,6 +77,26 @@ class NoiseMeter(TrainerCallback, ExportableState):
         self._norms = []
         if self.trainer.accelerator.sync_gradients:
             self._end_update()
+
+    def keep_norm(self) -> None:
+        """Called after each backward pass of this process, where there are several."""
+        if self._hooks and not self._left_out:
+            self._squares.append(_square(self._norms))
+        self._norms = []
+
+    def after_sum(self) -> None:
+        """Called once every process has the sum of all gradients: what single micro batches gave, and the whole."""
+        if not self._hooks:
+            return
+        own = torch.stack(self._squares).tolist() if self._squares else []
+        every = self.trainer.processes.gather((self._left_out, own))
+        if any(left_out for left_out, _ in every):
+            self._begin_update()
+            return
+        self.rows, self.tokens = self.rows + sum(self._rows), self.tokens + sum(self._counts)
+        device = self.trainer.args.device
+        self._squares = [torch.tensor(one, device=device) for one in in_turn([squares for _, squares in every])]
+        self._end_update()
 
     def leave_out(self) -> None:
         """The update is no sample: a micro batch of it was done in pieces, or rows were left out."""
@@ -102,6 +127,7 @@ class NoiseMeter(TrainerCallback, ExportableState):
         self._norms: list[torch.Tensor] = []
         self._counts: list[torch.Tensor] = []
         self._squares: list[torch.Tensor] = []
+        self._rows: list[int] = []
         self._left_out = False
 
     def _end_update(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -46,7 +46,8 @@ def recover(trainer: Guarded, norm: torch.Tensor | None, clip: Callable[[], torc
     places = guards.on_nonfinite(update, faulty, what, "skip" if skips else "stop")
     trainer.clear_gradients()
     if not skips:
-        set_random_state(update.micro_batches[0].randomness, trainer.args.device)
+        for micro in update.micro_batches[:1]:
+            set_random_state(micro.randomness, trainer.args.device)
         raise _stopped(trainer, what, places, alone=not _all(update, faulty))
     norm = _without(trainer, faulty, clip)
     set_random_state(after, trainer.args.device)
@@ -55,16 +56,15 @@ def recover(trainer: Guarded, norm: torch.Tensor | None, clip: Callable[[], torc
 
 def _without(trainer: Guarded, faulty: Faulty, clip: Callable[[], torch.Tensor]) -> torch.Tensor | None:
     update, guards = trainer.update, trainer.guards
-    if faulty and not _all(update, faulty):
-        for at, units in faulty.items():
-            trainer.trained_seen -= trainer.trained(update.micro_batches[at].part(trainer, units))
+    if trainer.processes.any(bool(faulty)) and not _all(update, faulty):
+        _uncount(trainer, [update.micro_batches[at].part(trainer, units) for at, units in faulty.items()])
         update.leave_out(faulty)
         update.count = trainer.count_anew(update.micro_batches)
         update.again()
         norm = None if trainer.accelerator.scaler is not None else clip()
         if update.finite(norm):
             update.set_loss()
-            guards.rows_left_out += sum(map(len, faulty.values()))
+            guards.rows_left_out += trainer.processes.total(sum(map(len, faulty.values())))
             return norm
     return _nothing(trainer)
 
@@ -72,8 +72,7 @@ def _without(trainer: Guarded, faulty: Faulty, clip: Callable[[], torch.Tensor])
 def _nothing(trainer: Guarded) -> torch.Tensor | None:
     """Nothing of the update is taken."""
     update, guards = trainer.update, trainer.guards
-    for micro in update.micro_batches:
-        trainer.trained_seen -= trainer.trained(micro.kept(trainer))
+    _uncount(trainer, [micro.kept(trainer) for micro in update.micro_batches])
     update.drop_metrics()
     update.leave_out({at: list(micro.units) for at, micro in enumerate(update.micro_batches)})
     update.set_loss()
@@ -88,6 +87,11 @@ def _nothing(trainer: Guarded) -> torch.Tensor | None:
     for parameter in trainer.model.parameters():  # the scaler must see a gradient, and leaves this one out
         parameter.grad = torch.full_like(parameter, float("inf")) if parameter.requires_grad else None
     return None
+
+
+def _uncount(trainer: Guarded, left_out: list[dict[str, Any]]) -> None:
+    """Trained tokens of these inputs, and of those of the other processes, were not learned from."""
+    trainer.trained_seen -= trainer.processes.total(sum(trainer.trained(inputs) for inputs in left_out))
 
 
 def _faulty(update: Update) -> Faulty:
@@ -106,12 +110,14 @@ def _bisected(update: Update, micro: MicroBatch, units: Sequence[int]) -> list[i
 
 
 def _all(update: Update, faulty: Faulty) -> bool:
-    return sum(map(len, faulty.values())) == sum(len(micro.units) for micro in update.micro_batches)
+    """Whether no unit of the update is left, in any process."""
+    every = sum(map(len, faulty.values())) == sum(len(micro.units) for micro in update.micro_batches)
+    return update.trainer.processes.all(every)
 
 
 def _what(update: Update, norm: torch.Tensor | None) -> str:
-    losses = [float(micro.loss) for micro in update.micro_batches]
-    total = sum(losses)
+    losses = update.trainer.processes.gather([float(micro.loss) for micro in update.micro_batches])
+    total = sum(map(sum, losses))
     return f"the loss is {total}" if not torch.isfinite(torch.tensor(total)) else f"the norm of the gradient is {norm}"
 
 

@@ -42,6 +42,8 @@ class PreferenceTrainer(Watched, DPOTrainer):
         """One forward and backward pass; counts the batch."""
         sides = inputs["input_ids"]
         self.count(len(sides) // 2, inputs["attention_mask"].sum(), inputs["completion_mask"].sum())
+        if not self.takes_next():
+            return self.nothing()
         with self.memory.follow(self.model, self.optimizer, sides.numel()):
             return super().training_step(model, inputs, *args, **kwargs)
 

@@ -27,6 +27,15 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def begin_random(seed: int, rank: int, step: int) -> None:
+    """Has the generators begin where no state of theirs is known: of a process beside the first, by the run's seed, its
+    rank, and the update from which it takes part."""
+    (mixed,) = np.random.SeedSequence([seed, rank, step]).generate_state(1)
+    random.seed(int(mixed))
+    np.random.seed(int(mixed))
+    torch.manual_seed(int(mixed))
+
+
 @contextmanager
 def drawn_for(rows: Sequence[int], total: int) -> Iterator[None]:
     """Dropout and the sampling of tokens inside draw for a batch of `total` rows and use what falls to `rows`, which

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,15 +63,17 @@ def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -
     """
     if not spec.config.training.rehearsal:
         return Rehearsal()
-    rehearse_end(trainer.model, trainer.processing_class, folder)
+    main, aside = trainer.processes.main, folder / REHEARSAL
+    if main:
+        rehearse_end(trainer.model, trainer.processing_class, folder)
     shortest, largest, longest = _extremes(trainer)
     peaks, clock = {}, StepClock(trainer)
-    with scratch_folder(folder / REHEARSAL) as checkpoints, unchanged(trainer):
+    with scratch_folder(aside) if main else nullcontext(aside) as checkpoints, unchanged(trainer):
         trainer.guards = None  # what does not fit is to fail here
         shape = Shape("training", min(len(largest), spec.config.training.micro_batch_size), longest)
         with _measured(trainer, spec, shape, peaks):
             _train(trainer, shortest, largest, str(checkpoints), clock)
-        checkpoint_bytes = _size_of_newest(checkpoints)
+        checkpoint_bytes = _size_of_newest(checkpoints) if main else None
         if trainer.eval_dataset:
             _evaluate(trainer, spec, peaks)
     trainer.memory.begin()
@@ -112,7 +114,7 @@ def _train(trainer: Watched, shortest: list[dict], largest: list[dict], checkpoi
     args = trainer.args
     args.output_dir, args.save_strategy, args.eval_strategy = checkpoints, SaveStrategy.STEPS, "no"
     args.max_steps = args.save_steps = UPDATES
-    args.gradient_accumulation_steps = passes = min(args.gradient_accumulation_steps, 2)
+    args.gradient_accumulation_steps = passes = min(args.gradient_accumulation_steps // trainer.processes.count, 2)
     batches = [trainer.batch_of(rows) for rows in [shortest] * passes + [largest] * passes]
     trainer.get_train_dataloader = lambda: batches
     trainer.callback_handler.callbacks = [DefaultFlowCallback(), clock]  # no bar and no reporters

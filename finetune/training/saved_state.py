@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 
 from finetune.errors import RunDirError
 from finetune.spec.adapter_files import adapter_files, load_adapter
-from finetune.training.randomness import random_state, set_random_state
+from finetune.training.randomness import begin_random, random_state, set_random_state
 from finetune.training.state_tree import load_tree, tree_files
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SUMS = ("_total_loss_scalar", "_globalstep_last_logged")
 
 def state_files(trainer: Watched) -> dict[str, bytes]:
     """A checkpoint's files: the adapter as PEFT saves it, transformers' own account of the run, and the state of
-    optimiser, schedule, scaler, random numbers and of the log's open line."""
+    optimiser, schedule, scaler, random numbers (those of other processes too) and of the log's open line."""
     _update_callbacks(trainer)
     scaler = trainer.accelerator.scaler
     tree = {
@@ -36,6 +36,8 @@ def state_files(trainer: Watched) -> dict[str, bytes]:
         "random": random_state(trainer.args.device),
         "open_line": _open_line(trainer),
     }
+    if trainer.random_beside:
+        tree["random_beside"] = trainer.random_beside
     account = json.dumps(dataclasses.asdict(trainer.state), indent=2, sort_keys=True) + "\n"
     return {**adapter_files(trainer.model), **tree_files(NAME, tree), "trainer_state.json": account.encode()}
 
@@ -71,8 +73,14 @@ class SavedState:
         _page(trainer.optimizer.optimizer)
 
     def restore_random(self, trainer: Watched) -> None:
-        """Random numbers of Python, numpy, torch and the card."""
-        set_random_state(self._parts["random"], trainer.args.device)
+        """Random numbers of Python, numpy, torch and the card. A process that the checkpoint does not know begins with
+        its own; those of one that is no more are left."""
+        known = [self._parts["random"], *self._tree.get("random_beside", [])]
+        rank = trainer.processes.rank
+        if rank < len(known):
+            set_random_state(known[rank], trainer.args.device)
+        else:
+            begin_random(trainer.args.seed, rank, trainer.state.global_step)
 
     def restore_open_line(self, trainer: Watched) -> None:
         """The losses and metrics since the last line of the log."""

@@ -47,8 +47,12 @@ class SupervisedTrainer(Watched, SFTTrainer):
         labels = inputs["labels"]
         trained = (labels != IGNORED).sum()
         self.count(inputs.pop("rows").sum(), inputs.pop("tokens").sum(), trained)
-        with self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()):
-            loss = super().training_step(model, inputs, *args, **kwargs)
+        loss = self.nothing()
+        if self.takes_next():
+            with self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()):
+                loss = super().training_step(model, inputs, *args, **kwargs)
+            if self.noise and not self.processes.alone:
+                self.noise.keep_norm()
         if self.noise:
             self.noise.after_micro_batch(labels, trained)
         return loss
@@ -70,7 +74,7 @@ class SupervisedTrainer(Watched, SFTTrainer):
 
     def count_anew(self, micro_batches: list[MicroBatch]) -> torch.Tensor:
         """Trained tokens that are left."""
-        return sum(self.trained(micro.kept(self)) for micro in micro_batches)
+        return self.processes.total(sum(self.trained(micro.kept(self)) for micro in micro_batches))
 
     def compute_loss(
         self,
@@ -91,8 +95,8 @@ class SupervisedTrainer(Watched, SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def held_out(self, rows: Sequence[Encoded]) -> dict[str, float]:
-        """Held-out loss per trained token."""
-        return {"loss": evaluate_model(self.spec, self.model, rows, self.data_collator, self.on_split)}
+        """Held-out loss per trained token; each process scores its share of the batches."""
+        return {"loss": evaluate_model(self.spec, self.model, rows, self.data_collator, self.on_split, self.processes)}
 
     def largest_held_out(self) -> tuple[list[Encoded], Shape]:
         """See `Watched`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from finetune.processes import ALONE, Processes
 from finetune.spec import RunSpec
 from finetune.training.watched import Watched
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from finetune.data import LoadedData
 
 
-def build_trainer(spec: RunSpec, model: PeftModel, data: LoadedData, checkpoints: Path) -> Watched:
+def build_trainer(
+    spec: RunSpec, model: PeftModel, data: LoadedData, checkpoints: Path, processes: Processes = ALONE
+) -> Watched:
     """The trainer for a described run. `checkpoints` is the directory it saves to. Raises ConfigError where a reward's
     function cannot be had."""
     kind, own = _of_method(spec, data)
     with adapter_untouched(model):
-        return kind(
+        trainer = kind(
             model=model,
             args=spec.trainer_arguments(checkpoints),
             train_dataset=data.train_dataset,
@@ -34,6 +37,8 @@ def build_trainer(spec: RunSpec, model: PeftModel, data: LoadedData, checkpoints
             places=data.places,
             **own,
         )
+    trainer.join(processes)
+    return trainer
 
 
 def _of_method(spec: RunSpec, data: LoadedData) -> tuple[type[Watched], dict[str, Any]]:

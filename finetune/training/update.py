@@ -61,12 +61,13 @@ class Update:
     def __init__(self, trainer: Guarded) -> None:
         self.trainer = trainer
         self.micro_batches: list[MicroBatch] = []
+        self.begun, self.measured = 0, False
         self.count: torch.Tensor | int | None = None
         self._running: Sequence[int] = ()
-        self._lengths = {name: len(values) for name, values in trainer._metrics["train"].items()}
-        self._tokens = getattr(trainer, "_total_train_tokens", 0)
+        self.lengths_before = {name: len(values) for name, values in trainer._metrics["train"].items()}
+        self.tokens_before = getattr(trainer, "_total_train_tokens", 0)
         total = getattr(trainer, "_tr_loss", None)
-        self._loss_before = None if total is None else total.clone()
+        self.loss_before = None if total is None else total.clone()
 
     def step(
         self, model: torch.nn.Module, inputs: dict[str, Any], numbers: torch.Tensor | None, count: torch.Tensor | None
@@ -109,22 +110,22 @@ class Update:
     def set_loss(self) -> None:
         """Puts the losses of the micro batches as they are now into the trainer's sum."""
         losses = [micro.loss for micro in self.micro_batches]
-        self.trainer._tr_loss.copy_(sum(losses, start=self._loss_before))
+        self.trainer._tr_loss.copy_(sum(losses, start=self.loss_before))
 
     def drop_metrics(self) -> None:
         """Forgets TRL's metrics of this update."""
         metrics = self.trainer._metrics["train"]
         for name in {name for micro in self.micro_batches for name in micro.metrics}:
-            metrics[name] = metrics[name][: self._lengths.get(name, 0)]
+            metrics[name] = metrics[name][: self.lengths_before.get(name, 0)]
             if not metrics[name]:
                 del metrics[name]  # TRL divides by their number
 
     def finite(self, norm: torch.Tensor | None) -> bool:
-        """Whether losses, and the gradients' norm where one is given, are numbers: the one wait of an update for its
-        device."""
+        """Whether losses, and the gradients' norm where one is given, are numbers, in every process: the one wait of an
+        update for its device."""
         values = [micro.loss.detach().float() for micro in self.micro_batches]
         values += [] if norm is None else [norm.float()]
-        return bool(torch.isfinite(torch.stack(values)).all())
+        return self.trainer.processes.all(not values or bool(torch.isfinite(torch.stack(values)).all()))
 
     def passes(self, micro: MicroBatch, units: Sequence[int]) -> bool:
         """Whether some units of a micro batch give a loss and gradients that are numbers; leaves no gradient."""
@@ -189,10 +190,10 @@ class Update:
         """TRL's metrics of this update as they are now, each micro batch once."""
         metrics = self.trainer._metrics["train"]
         for name in {name for micro in self.micro_batches for name in micro.metrics}:
-            kept = metrics[name][: self._lengths.get(name, 0)]
+            kept = metrics[name][: self.lengths_before.get(name, 0)]
             metrics[name] = kept + [micro.metrics[name] for micro in self.micro_batches]
         if tokens := sum(micro.tokens for micro in self.micro_batches):
-            self.trainer._total_train_tokens = self._tokens + tokens
+            self.trainer._total_train_tokens = self.tokens_before + tokens
             metrics["num_tokens"] = [self.trainer._total_train_tokens]
 
 

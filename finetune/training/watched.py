@@ -10,10 +10,12 @@ import torch
 import transformers
 from transformers import PrinterCallback, TrainerCallback
 
+from finetune.processes import Processes
 from finetune.spec import RunSpec
 from finetune.training.checkpoints import keep_checkpoints, write_checkpoint
 from finetune.training.guarded import Guarded
 from finetune.training.memory import MemoryMeter
+from finetune.training.randomness import begin_random, random_state
 from finetune.training.saved_state import SavedState, state_files
 
 REFERENCE = "ref"
@@ -52,8 +54,16 @@ class Watched(Guarded):
         self.remove_callback(PrinterCallback)  # the progress bar says it better
         self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)), OpenLine(self), self.guards)
         self.resumed: SavedState | None = None
+        self.random_beside: list[dict[str, Any]] = []
         zero = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.rows_seen, self.tokens_seen, self.trained_seen = zero.clone(), zero.clone(), zero.clone()
+
+    def join(self, processes: Processes) -> None:
+        """Makes it the trainer of one of these processes; reporters hear of the first alone."""
+        self.processes = processes
+        if not processes.main:
+            callbacks = self.callback_handler.callbacks
+            callbacks[:] = [callback for callback in callbacks if not _reports(callback)]
 
     def held_out(self, rows: Sequence[Any]) -> dict[str, float]:
         """Figures of the model as it is, on held-out rows."""
@@ -88,7 +98,7 @@ class Watched(Guarded):
     def add_before_reporters(self, *callbacks: TrainerCallback) -> None:
         """Adds callbacks that are called before TensorBoard and the like, which thus see what these add to a log."""
         present = self.callback_handler.callbacks
-        reporters = (i for i, known in enumerate(present) if "integrations" in type(known).__module__)
+        reporters = (i for i, known in enumerate(present) if _reports(known))
         at = next(reporters, len(present))
         present[at:at] = callbacks
 
@@ -101,9 +111,13 @@ class Watched(Guarded):
             raise
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """A checkpoint of our own format in the place of transformers', which is written in place and pickled."""
+        """A checkpoint of our own format in the place of transformers', which is written in place and pickled. The
+        first process writes it, with the random numbers of all."""
         self.store_flos()
-        self.save()
+        _, *self.random_beside = self.processes.gather(random_state(self.args.device))
+        if self.processes.main:
+            self.save()
+        self.processes.wait()
 
     def save(self) -> None:
         """Writes a checkpoint of the run as it is, and removes those that are then too many. Raises OSError."""
@@ -184,9 +198,15 @@ class OpenLine(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Called before the first update."""
+        """Called before the first update. Processes beside the first draw random numbers of their own."""
         if self.trainer.resumed is not None:
             self.trainer.resumed.restore_open_line(self.trainer)
+        elif not self.trainer.processes.main:
+            begin_random(args.seed, self.trainer.processes.rank, state.global_step)
+
+
+def _reports(callback: TrainerCallback) -> bool:
+    return "integrations" in type(callback).__module__
 
 
 def _renamed(metrics: dict[str, list], names: dict[str, str]) -> Any:
