@@ -1,0 +1,111 @@
+"""The trials for people: one table, what there is to say about those that did not finish, and a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.study import Plot, Table, markdown_table
+from finetune.sweep.record import Record, Trial
+from finetune.whole_file import replace_bytes, replace_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GIB = 2**30
+WIDE = 10.0
+"""From this ratio of the largest to the smallest value on, an axis is logarithmic."""
+
+
+def table(record: Record) -> Table:
+    """The trials, the best first."""
+    keys = list(record.trials[0].values)
+    names = _short(keys)
+    rows = [
+        [
+            trial.name,
+            *(_shown(trial.values[key]) for key in keys),
+            trial.metric,
+            trial.predicted_bytes and f"{trial.predicted_bytes / GIB:.2f}",
+            trial.seconds and f"{trial.seconds:,.1f}",
+            trial.status,
+        ]
+        for trial in record.ranked()
+    ]
+    columns = ["trial", *names, record.metric.removeprefix("eval_"), "GiB", "seconds", "status"]
+    return Table("", columns, rows)
+
+
+def remarks(record: Record) -> Iterator[str]:
+    """Why a trial has no figure, and what helps; those of one reason together."""
+    same: dict[str, list[str]] = {}
+    for trial in record.ranked():
+        if trial.reason:
+            same.setdefault(_why(trial), []).append(trial.name)
+    for why, names in same.items():
+        yield f"{', '.join(names)}: {why}"
+
+
+def write_pages(record: Record) -> list[Path]:
+    """Writes sweep.md and sweep.png beside sweep.json, and returns them. Raises OSError."""
+    page, picture = record.path / "sweep.md", record.path / "sweep.png"
+    parts = ["# Sweep", f"Held-out {record.metric}, the best first.", markdown_table(table(record))]
+    lines = [f"- {line}" for line in remarks(record)]
+    parts += ["\n".join(lines)] if lines else []
+    if any(trial.metric is not None for trial in record.trials):
+        replace_bytes(picture, plot(record).png())
+        parts.append("![Held-out figure against each value that was tried](sweep.png)")
+    replace_text(page, "\n\n".join(parts) + "\n")
+    return [page, *([picture] if picture.exists() else [])]
+
+
+def plot(record: Record) -> Plot:
+    """The figure of each trial against each value that was tried, a panel for each key; the best one is ringed."""
+    keys = list(record.trials[0].values)
+    measured = [trial for trial in record.ranked() if trial.metric is not None]
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+        for key, panel in zip(keys, panels, strict=True):
+            _panel(panel, key, measured)
+        panels[0].set_ylabel(f"held-out {record.metric.removeprefix('eval_')}")
+
+    return Plot("sweep", "Held-out figure against each value that was tried", draw, (1.0 + 3.0 * len(keys), 3.6))
+
+
+def _panel(axes: Axes, key: str, measured: list[Trial]) -> None:
+    values = [trial.values[key] for trial in measured]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        places = values
+        if min(values) > 0 and max(values) / min(values) >= WIDE:
+            axes.set_xscale("log")
+    else:
+        names = sorted({_shown(value) for value in values})
+        places = [names.index(_shown(value)) for value in values]
+        axes.set_xticks(range(len(names)), names)
+    for status, marker in {"finished": "o", "stopped early": "x"}.items():
+        chosen = [(x, trial.metric) for x, trial in zip(places, measured, strict=True) if trial.status == status]
+        if chosen:
+            axes.scatter(*zip(*chosen, strict=True), marker=marker, color="C0", label=status)
+    if measured[0].status == "finished":
+        axes.scatter(places[0], measured[0].metric, s=140, facecolors="none", edgecolors="C3", label="best")
+    axes.set_xlabel(key)
+    axes.legend(fontsize="small")
+
+
+def _short(keys: list[str]) -> list[str]:
+    """Keys without their section, where that leaves them apart."""
+    last = Counter(key.rpartition(".")[2] for key in keys)
+    return [name if last[name := key.rpartition(".")[2]] == 1 else key for key in keys]
+
+
+def _shown(value: Any) -> str:
+    """A value as a table has it: numbers with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _why(trial: Trial) -> str:
+    return "; ".join([f"{trial.status}, {trial.reason}", *trial.advice[:1]])
