@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from finetune.config import RunConfig, SweepConfig, load_config, load_each, load_sweep
+from finetune.config import HardwareConfig, RunConfig, SweepConfig, load_config, load_each, load_sweep
 from finetune.errors import ConfigError, DoesNotFit, RunDirError
 from finetune.pipeline import look_ahead
 from finetune.preflight import Verdict
 from finetune.report.lock import LOCK, OWNER, Lock
+from finetune.spec.device import find_device
 from finetune.sweep.drawing import draw
 from finetune.sweep.jobs import make_jobs, overrides
 from finetune.sweep.outcome import settle
@@ -57,9 +58,11 @@ def sweep(
             say(f"{record.path}: {len(record.left())} of {len(record.trials)} trials are left")
         else:
             _require_disk(_price(record, configs, gpu, say), record)
-            record.save()
         if record.left():
-            _run(record, asked, base, say)
+            plan = _plan(record, asked, base)
+            record.save()
+            _run(record, asked, plan, say)
+        record.save()
         write_pages(record)
     return record
 
@@ -167,9 +170,8 @@ def _require_disk(verdicts: Sequence[Verdict], record: Record) -> None:
         )
 
 
-def _run(record: Record, asked: SweepConfig, base: RunConfig, say: Say) -> None:
+def _run(record: Record, asked: SweepConfig, plan: Plan, say: Say) -> None:
     """Runs what is left, and writes down what becomes of each trial when it ends."""
-    plan = _plan(record, asked, base)
     _wait_for_the_dead(record)
     named = {trial.name: trial for trial in record.trials}
 
@@ -197,7 +199,7 @@ def _plan(record: Record, asked: SweepConfig, base: RunConfig) -> Plan:
             f"set concurrent to {cards} or less",
         )
     largest = sorted((trial.predicted_bytes or 0 for trial in record.left()), reverse=True)[:concurrent]
-    has = max(trial.device_bytes or 0 for trial in record.left())
+    has = find_device(HardwareConfig(device="cpu")).memory_bytes  # hardware.memory limits each run, not all of them
     if not cards and sum(largest) > has:
         raise DoesNotFit(
             f"concurrent: {concurrent} trials at once need {sum(largest) / GIB:.1f} GiB, "

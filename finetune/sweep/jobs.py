@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from finetune.cores import usable_cores
@@ -11,6 +12,9 @@ from finetune.sweep.record import Record, Trial
 from finetune.sweep.trial import Job
 from finetune.sweep.tuning import Plan
 from finetune.whole_file import remove_folder
+
+PROGRAM = [sys.executable, "-m", "finetune", "train"]
+"""What a trial is."""
 
 
 def make_jobs(record: Record, config: str, plan: Plan, stop: Path) -> dict[str, Job]:
@@ -35,5 +39,5 @@ def overrides(record: Record, trial: Trial) -> list[str]:
 def _command(record: Record, config: str, trial: Trial, run: Path) -> list[str]:
     if not (run / "config.yaml").exists():
         remove_folder(run)  # of a process that was killed before it had written anything down
-        return ["train", config, *overrides(record, trial)]
-    return ["train", config, *overrides(record, trial), "--resume"]
+        return [*PROGRAM, config, *overrides(record, trial)]
+    return [*PROGRAM, config, *overrides(record, trial), "--resume"]

@@ -1,4 +1,4 @@
-"""`python -m finetune.sweep.leash PARENT COMMAND...`: becomes `finetune COMMAND`, and ends when its parent does.
+"""`python -m finetune.sweep.leash PARENT COMMAND...`: becomes that command, and ends when its parent does.
 
 A sweep that is killed must leave nothing behind that trains: whoever resumes it would meet two writers. The kernel sees
 to that (prctl(2), PR_SET_PDEATHSIG; kept by execve), also where nobody is left to send a signal. Asked for here and not
@@ -22,7 +22,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
         sys.exit("the sweep that started this trial has ended")
-    os.execv(sys.executable, [sys.executable, "-m", "finetune", *command])
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":

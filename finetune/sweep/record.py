@@ -117,8 +117,8 @@ class Record:
 
 
 def _flat(settings: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """What decides which trials there are and what each does, by key; not how many run at once, nor where files lie."""
-    found = {key: value for key, value in settings.items() if key not in ("concurrent", "config", "output_dir")}
+    """What decides which trials there are and what each does, by key; not where files lie."""
+    found = {key: value for key, value in settings.items() if key not in ("config", "output_dir")}
     for section, values in config.items():
         if isinstance(values, dict):
             found |= {f"{section}.{key}": value for key, value in values.items()}

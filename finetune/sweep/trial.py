@@ -23,7 +23,7 @@ LOOKS = 0.2
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does for a trial: `command` are the arguments of `finetune`, None where the trial has ended and
+    """What a worker does for a trial: `command` is what trains, None where the trial has ended and
     only its figures are told once more. `stop` is a file that asks all trials to end; `threads` what OMP_NUM_THREADS
     is to be, None where it is not to be set."""
 

@@ -95,7 +95,9 @@ def _fit(jobs: dict[str, Job], plan: Plan, ended: Ended, folder: Path) -> None:
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": 1 if plan.cards else 0}),
             param_space={"trial": tune.grid_search(list(jobs))},
-            tune_config=tune.TuneConfig(scheduler=_scheduler(plan), reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                scheduler=_scheduler(plan), max_concurrent_trials=plan.concurrent, reuse_actors=True
+            ),
             run_config=tune.RunConfig(
                 name="sweep", storage_path=str(folder / "results"), verbose=0, callbacks=[Told()]
             ),
