@@ -35,7 +35,7 @@ BELOW["verify"] = {"json_lines"} | BELOW["pipeline"]
 BELOW["export"] = FILES | BELOW["spec"]
 BELOW["exporting"] = {"export"} | FILES | BELOW["pipeline"]
 BELOW["sweep"] = {"study", "secrets", "whole_file", "cores", "config", "errors"}
-BELOW["sweeping"] = {"sweep"} | FILES | BELOW["sweep"] | BELOW["pipeline"]
+BELOW["sweeping"] = {"sweep", "pipeline"} | FILES | BELOW["sweep"] | BELOW["pipeline"]
 BELOW["cli"] = {"pipeline", "verify", "exporting", "sweep", "sweeping", "doctor", "study", "regular_file"} | BELOW[
     "pipeline"
 ]

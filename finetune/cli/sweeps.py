@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def sweep(
     path: Annotated[
-        Path, typer.Argument(metavar="SWEEP", help="YAML file of a sweep, such as configs/sweeps/lora.yaml.")
+        Path, typer.Argument(metavar="SWEEP", help="YAML file of a sweep, such as configs/sweeps/qlora_r16.yaml.")
     ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what is left; begin where nothing was done.")
@@ -59,7 +59,8 @@ def _show(record: Record) -> None:
     made = table(record)
     grid = Grid(box=None, header_style="bold", pad_edge=False)
     for column in made.columns:
-        grid.add_column(column, justify="left" if column in (made.columns[0], made.columns[-1]) else "right")
+        left = column in ("trial", "status")
+        grid.add_column(column, justify="left" if left else "right", no_wrap=left)
     for row in made.rows:
         grid.add_row(*(shown(value) for value in row))
     console = Console()

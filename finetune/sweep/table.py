@@ -21,22 +21,21 @@ WIDE = 10.0
 
 
 def table(record: Record) -> Table:
-    """The trials, the best first."""
-    keys = list(record.trials[0].values)
-    names = _short(keys)
-    rows = [
-        [
-            trial.name,
-            *(_shown(trial.values[key]) for key in keys),
-            trial.metric,
-            trial.predicted_bytes and f"{trial.predicted_bytes / GIB:.2f}",
-            trial.seconds and f"{trial.seconds:,.1f}",
-            trial.status,
-        ]
-        for trial in record.ranked()
-    ]
-    columns = ["trial", *names, record.metric.removeprefix("eval_"), "GiB", "seconds", "status"]
-    return Table("", columns, rows)
+    """The trials, the best first; what is the same for all, or not known of any, has no column."""
+    ranked = record.ranked()
+    begun = any(trial.status not in ("waiting", "does not fit") for trial in ranked)
+    keys = [key for key in ranked[0].values if len({str(trial.values[key]) for trial in ranked}) > 1]
+    columns: dict[str, list[Any]] = {"trial": [trial.name for trial in ranked]}
+    columns |= {
+        name: [_shown(trial.values[key]) for trial in ranked] for name, key in zip(_short(keys), keys, strict=True)
+    }
+    if begun:
+        columns[record.metric.removeprefix("eval_")] = [trial.metric for trial in ranked]
+    columns["GiB"] = [trial.predicted_bytes and f"{trial.predicted_bytes / GIB:.2f}" for trial in ranked]
+    if begun:
+        columns["seconds"] = [trial.seconds and f"{trial.seconds:,.1f}" for trial in ranked]
+    columns["status"] = ["fits" if trial.status == "waiting" and not begun else trial.status for trial in ranked]
+    return Table("", list(columns), list(zip(*columns.values(), strict=True)))
 
 
 def remarks(record: Record) -> Iterator[str]:
@@ -64,7 +63,8 @@ def write_pages(record: Record) -> list[Path]:
 
 def plot(record: Record) -> Plot:
     """The figure of each trial against each value that was tried, a panel for each key; the best one is ringed."""
-    keys = list(record.trials[0].values)
+    keys = [key for key in record.trials[0].values if len({str(trial.values[key]) for trial in record.trials}) > 1]
+    keys = keys or list(record.trials[0].values)
     measured = [trial for trial in record.ranked() if trial.metric is not None]
 
     def draw(figure: Figure) -> None:

@@ -309,7 +309,7 @@ def test_where_all_fail_the_first_says_why(write, tmp_path) -> None:
 @pytest.mark.usefixtures("shared_ray")
 def test_eight_trials_whose_head_is_killed_end_as_if_it_had_not_been(config_file, write, tmp_path) -> None:
     change(config_file, ROOM, "training.save_steps=1", "training.rehearsal=false")
-    search = {"training.max_steps": [3, 120], "training.micro_batch_size": [2, 512, 1024, 2048]}
+    search = {"training.max_steps": [3, 50], "training.micro_batch_size": [2, 512, 1024, 2048]}
     path, out = write(search, concurrent=2), tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     with (tmp_path / "head.log").open("w") as log:
@@ -324,6 +324,8 @@ def test_eight_trials_whose_head_is_killed_end_as_if_it_had_not_been(config_file
 
     wait_for(in_the_middle, 120)
     assert len(training(out)) >= 1
+    for process in training(out):
+        os.kill(process, signal.SIGSTOP)  # so that the end does not come before the kill; it can still be killed
     head.send_signal(signal.SIGKILL)
     head.wait()
     wait_for(lambda: training(out) == [], 30)
@@ -335,7 +337,7 @@ def test_eight_trials_whose_head_is_killed_end_as_if_it_had_not_been(config_file
     assert statuses(record) == fits | dict.fromkeys([f"trial-{n}" for n in range(3, 9)], "does not fit")
     assert (out / "trial-1" / "report.json").stat().st_mtime_ns == finished
     assert "the run goes on from checkpoint-" in (out / "trial-2.log").read_text(encoding="utf-8")
-    for trial, steps in zip(record.trials, (3, 120), strict=False):
+    for trial, steps in zip(record.trials, (3, 50), strict=False):
         alone = tmp_path / f"alone-{steps}"
         config = load_config(config_file, [f"training.max_steps={steps}", f"output_dir={alone}"])
         report = pipeline.train(config, Console(file=(tmp_path / "alone.log").open("w")))
