@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from finetune.config import HardwareConfig, RunConfig, SweepConfig, load_config, load_each, load_sweep
-from finetune.errors import ConfigError, DoesNotFit, RunDirError
+from finetune.errors import ConfigError, DoesNotFit, RunDirError, Stopped
 from finetune.pipeline import look_ahead
 from finetune.preflight import Verdict
 from finetune.report.lock import LOCK, OWNER, Lock
 from finetune.spec.device import find_device
 from finetune.sweep.drawing import draw
 from finetune.sweep.jobs import make_jobs, overrides
-from finetune.sweep.outcome import settle
+from finetune.sweep.outcome import resuming, settle
 from finetune.sweep.record import FILE, Record, Trial
 from finetune.sweep.table import write_pages
 from finetune.sweep.tuning import Plan, tune_trials
@@ -60,10 +60,12 @@ def sweep(
             _require_disk(_price(record, configs, gpu, say), record)
         if record.left():
             plan = _plan(record, asked, base)
-            record.save()
+            with _written(record, path):
+                record.save()
             _run(record, asked, plan, say)
-        record.save()
-        write_pages(record)
+        with _written(record, path):
+            record.save()
+            write_pages(record)
     return record
 
 
@@ -125,6 +127,20 @@ def _claimed(path: Path, resume: bool) -> Iterator[None]:
                 path.rmdir()
 
 
+@contextlib.contextmanager
+def _written(record: Record, path: Path) -> Iterator[None]:
+    """Raises Stopped where the disk does not take what becomes of the sweep."""
+    try:
+        yield
+    except OSError as error:
+        raise Stopped(
+            f"{record.path} cannot be written ({error.strerror})",
+            record.path,
+            first="see to the disk and its permissions, then ",
+            command=resuming(path),
+        ) from None
+
+
 def _price(record: Record, configs: Sequence[RunConfig], gpu: str | None, say: Say) -> list[Verdict]:
     """Preflights every trial, and marks those that do not fit. Raises DoesNotFit where they need an absent card."""
     known: dict[str, Verdict] = {}
@@ -179,7 +195,8 @@ def _run(record: Record, asked: SweepConfig, plan: Plan, say: Say) -> None:
         trial = named[name]
         if trial.status in ("waiting", "stopped", "failed"):
             settle(record, trial, result)
-            record.save()
+            with contextlib.suppress(OSError):  # its run directory says the same; at the end it is tried again
+                record.save()
             figure = "" if trial.metric is None else f", {record.metric} {trial.metric:.4f}"
             say(f"{name} {trial.words()}: {trial.status}{figure}{trial.reason and f', {trial.reason}'}")
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from finetune.sweep.record import Record
 
 
+WIDTH = 240
+"""Columns of the table where it is not shown on a terminal."""
+
+
 def sweep(
     path: Annotated[
         Path, typer.Argument(metavar="SWEEP", help="YAML file of a sweep, such as configs/sweeps/qlora_r16.yaml.")
@@ -64,6 +68,8 @@ def _show(record: Record) -> None:
     for row in made.rows:
         grid.add_row(*(shown(value) for value in row))
     console = Console()
+    if not console.is_terminal:  # whoever reads it there takes whole lines
+        console.width = max(console.width, WIDTH)
     console.print(grid)
     for remark in remarks(record):
         console.print(remark, markup=False, highlight=False, soft_wrap=True)

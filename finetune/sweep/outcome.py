@@ -61,12 +61,17 @@ def conclude(record: Record, path: Path) -> None:
         raise Stopped(
             f"stopped with {len(left)} of {len(record.trials)} trials left",
             record.path,
-            command=f"finetune sweep {shlex.quote(str(path))} --resume",
+            command=resuming(path),
         )
     require_some(record)
     if failed and not finished:
         log = record.path / f"{failed[0].name}.log"
         raise FinetuneError(f"every trial failed; {failed[0].name}: {failed[0].reason}", f"read {log}")
+
+
+def resuming(path: Path) -> str:
+    """The command that goes on with the sweep of a file."""
+    return f"finetune sweep {shlex.quote(str(path))} --resume"
 
 
 def require_some(record: Record) -> None:
