@@ -197,6 +197,8 @@ def _run(record: Record, asked: SweepConfig, plan: Plan, say: Say) -> None:
             settle(record, trial, result)
             with contextlib.suppress(OSError):  # its run directory says the same; at the end it is tried again
                 record.save()
+            if trial.status == "waiting":
+                return
             figure = "" if trial.metric is None else f", {record.metric} {trial.metric:.4f}"
             say(f"{name} {trial.words()}: {trial.status}{figure}{trial.reason and f', {trial.reason}'}")
 

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -72,7 +71,7 @@ def tune_trials(
 
         # In a thread of its own, for Ray takes Ctrl-C where it runs in the first one, and kills what it has started.
         thread = threading.Thread(target=fit, daemon=True)
-        with _signals(stop, say), contextlib.redirect_stdout(sys.stderr):
+        with Path(os.devnull).open("w") as nowhere, _signals(stop, say), contextlib.redirect_stdout(nowhere):
             thread.start()
             while thread.is_alive():
                 thread.join(0.2)

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -306,30 +307,36 @@ def test_where_all_fail_the_first_says_why(write, tmp_path) -> None:
     assert not (tmp_path / "out" / "sweep.png").exists()
 
 
-@pytest.mark.usefixtures("shared_ray")
-def test_eight_trials_whose_head_is_killed_end_as_if_it_had_not_been(config_file, write, tmp_path) -> None:
-    change(config_file, ROOM, "training.save_steps=1", "training.rehearsal=false")
-    search = {"training.max_steps": [3, 50], "training.micro_batch_size": [2, 512, 1024, 2048]}
-    path, out = write(search, concurrent=2), tmp_path / "out"
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    with (tmp_path / "head.log").open("w") as log:
+def _kill_in_the_middle(path: Path, out: Path, environment: dict[str, str]) -> None:
+    """Kills the head of a sweep after its first trial, in its second."""
+    with (out.parent / "head.log").open("w") as log:
         head = subprocess.Popen(
             [sys.executable, "-m", "finetune", "sweep", str(path)], stdout=log, stderr=log, env=environment
         )
     metrics = out / "trial-2" / "metrics.jsonl"
 
     def in_the_middle() -> bool:
-        assert head.poll() is None, (tmp_path / "head.log").read_text(encoding="utf-8")
+        assert head.poll() is None, (out.parent / "head.log").read_text(encoding="utf-8")
         return (out / "trial-1" / "report.json").exists() and metrics.exists() and metrics.read_text().count("\n") > 5
 
     wait_for(in_the_middle, 120)
     assert len(training(out)) >= 1
     for process in training(out):
-        os.kill(process, signal.SIGSTOP)  # so that the end does not come before the kill; it can still be killed
+        os.kill(process, signal.SIGSTOP)  # its end must not come before the kill; to be killed it need not run
     head.send_signal(signal.SIGKILL)
     head.wait()
     wait_for(lambda: training(out) == [], 30)
     assert not (out / "trial-2" / "report.json").exists(), "it was killed in the middle of a trial"
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_eight_trials_whose_head_is_killed_end_as_if_it_had_not_been(config_file, write, tmp_path) -> None:
+    change(config_file, ROOM, "training.save_steps=1", "training.rehearsal=false")
+    search = {"training.max_steps": [3, 50], "training.micro_batch_size": [2, 512, 1024, 2048]}
+    path, out = write(search, concurrent=2), tmp_path / "out"
+    # The folder of a Ray that is killed stays; tmp_path's name is too long for it.
+    with tempfile.TemporaryDirectory(prefix="ft-", dir="/tmp") as folder:
+        _kill_in_the_middle(path, out, {**os.environ, "PYTHONPATH": str(REPO), "TMPDIR": folder})
     finished = (out / "trial-1" / "report.json").stat().st_mtime_ns
     record = sweeping.sweep(path, resume=True, say=lambda *_: None)
     conclude(record, path)
