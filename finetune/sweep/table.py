@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GIB = 2**30
+MARKED = 5
+"""Up to this number of different values, the axis is marked with each."""
 WIDE = 10.0
 """From this ratio of the largest to the smallest value on, an axis is logarithmic."""
 
@@ -72,28 +74,34 @@ def plot(record: Record) -> Plot:
         for key, panel in zip(keys, panels, strict=True):
             _panel(panel, key, measured)
         panels[0].set_ylabel(f"held-out {record.metric.removeprefix('eval_')}")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
     return Plot("sweep", "Held-out figure against each value that was tried", draw, (1.0 + 3.0 * len(keys), 3.6))
 
 
 def _panel(axes: Axes, key: str, measured: list[Trial]) -> None:
-    values = [trial.values[key] for trial in measured]
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        places = values
-        if min(values) > 0 and max(values) / min(values) >= WIDE:
-            axes.set_xscale("log")
-    else:
-        names = sorted({_shown(value) for value in values})
-        places = [names.index(_shown(value)) for value in values]
-        axes.set_xticks(range(len(names)), names)
+    places = _places(axes, [trial.values[key] for trial in measured])
     for status, marker in {"finished": "o", "stopped early": "x"}.items():
         chosen = [(x, trial.metric) for x, trial in zip(places, measured, strict=True) if trial.status == status]
         if chosen:
             axes.scatter(*zip(*chosen, strict=True), marker=marker, color="C0", label=status)
     if measured[0].status == "finished":
         axes.scatter(places[0], measured[0].metric, s=140, facecolors="none", edgecolors="C3", label="best")
+    axes.margins(x=0.12)
     axes.set_xlabel(key)
-    axes.legend(fontsize="small")
+
+
+def _places(axes: Axes, values: list[Any]) -> list[float]:
+    """Where values stand on the axis, which is marked with them where they are few or no numbers."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    different = sorted(set(values)) if numbers else sorted({_shown(value) for value in values})
+    places = list(values) if numbers else [different.index(_shown(value)) for value in values]
+    if numbers and min(values) > 0 and max(values) / min(values) >= WIDE:
+        axes.set_xscale("log")
+    if not numbers or len(different) <= MARKED:
+        axes.set_xticks(different if numbers else range(len(different)), [_shown(value) for value in different])
+        axes.minorticks_off()
+    return places
 
 
 def _short(keys: list[str]) -> list[str]:
