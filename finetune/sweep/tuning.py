@@ -73,8 +73,12 @@ def tune_trials(
         thread = threading.Thread(target=fit, daemon=True)
         with Path(os.devnull).open("w") as nowhere, _signals(stop, say), contextlib.redirect_stdout(nowhere):
             thread.start()
-            while thread.is_alive():
-                thread.join(0.2)
+            try:
+                while thread.is_alive():
+                    thread.join(0.2)
+            except KeyboardInterrupt:
+                _end_ray()
+                raise
         if failure:
             raise failure[0]
 
@@ -101,6 +105,13 @@ def _fit(jobs: dict[str, Job], plan: Plan, ended: Ended, folder: Path) -> None:
                 name="sweep", storage_path=str(folder / "results"), verbose=0, callbacks=[Told()]
             ),
         ).fit()
+
+
+def _end_ray() -> None:
+    """Ends Ray, its workers, and with them the trials."""
+    import ray
+
+    ray.shutdown()
 
 
 def _scheduler(plan: Plan) -> Any:

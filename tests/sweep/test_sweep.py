@@ -47,6 +47,11 @@ if rate == 9:
     sys.exit(4)
 os.makedirs(run, exist_ok=True)
 open(run + "/config.yaml", "w").close()
+if rate in (7, 8):
+    print("card", os.environ.get("CUDA_VISIBLE_DEVICES"))
+    end = time.time() + 60
+    while not (os.path.exists(run[:-1] + "1") and os.path.exists(run[:-1] + "2")) and time.time() < end:
+        time.sleep(0.05)
 def stop(*_):
     print("error: stopped at step 2 of 8 (SIGTERM); the last checkpoint is checkpoint-2")
     sys.exit(5)
@@ -67,7 +72,7 @@ json.dump(report, open(run + "/report.json", "w"))
 def one_ray() -> Iterator[None]:
     """A Ray that the tests of this file share; each sweep of a user's starts its own."""
     os.environ.update(tuning.QUIET)
-    plan = tuning.Plan(concurrent=2, cards=0, metric="", largest=False, grace=None)
+    plan = tuning.Plan(concurrent=2, cards=2, metric="", largest=False, grace=None)
     with tuning._folder() as folder, tuning._ray(plan, folder):
         yield
 
@@ -295,6 +300,17 @@ def test_early_stopping_failures_a_stop_and_what_is_left(config_file, write, tmp
     assert "| trial-4 | 0.4 | 1.8 |" in page
     assert "- trial-3: failed, the loss at step 1 is no number" in page
     assert (out / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.usefixtures("shared_ray", "fake")
+def test_trials_at_once_have_a_card_each(write, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sweeping.torch.cuda, "device_count", lambda: 2)  # Ray is told of as many, and looks at none
+    with pytest.raises(ConfigError, match="concurrent: 3, but this machine has 2 cards and each trial takes one"):
+        sweeping.sweep(write({"training.learning_rate": [7, 8]}, concurrent=3), say=lambda *_: None)
+    record = sweeping.sweep(write({"training.learning_rate": [7, 8]}), say=lambda *_: None)
+    assert set(statuses(record).values()) == {"finished"}
+    cards = [(tmp_path / "out" / f"trial-{n}.log").read_text(encoding="utf-8").splitlines()[1] for n in (1, 2)]
+    assert sorted(cards) == ["card 0", "card 1"]
 
 
 @pytest.mark.usefixtures("shared_ray", "fake")
