@@ -19,13 +19,16 @@ RUN useradd --uid 1000 --create-home finetune \
 ENV PATH=/opt/finetune/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 
 # The dependencies, gigabytes of them, are a layer of their own that a change of our code leaves cached.
+# EXTRAS names optional ones of pyproject.toml: `docker build --build-arg EXTRAS=ray`.
 # The optional secret is a pip configuration (an index of your own, say) that must not stay in the image.
+ARG EXTRAS=""
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > requirements.txt \
+    python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *sum(map(project["optional-dependencies"].get, sys.argv[1].split()), []), sep="\n")' \
+        "${EXTRAS}" > requirements.txt \
     && pip install --requirement requirements.txt --constraint constraints.txt
 
 # No network from here on: setuptools, which builds the package, came with torch.

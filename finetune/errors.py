@@ -52,12 +52,12 @@ class DataError(FinetuneError):
 
 class Stopped(FinetuneError):
     """The run in directory `run` was stopped, on purpose or by a fault outside it, and can be resumed; `first` is what
-    is to be done before."""
+    is to be done before, `command` what goes on where it is no run."""
 
     exit_code = 5
 
-    def __init__(self, message: str, run: Path, first: str = "") -> None:
-        command = f"finetune train {shlex.quote(str(run / 'config.yaml'))} --resume"
+    def __init__(self, message: str, run: Path, first: str = "", command: str = "") -> None:
+        command = command or f"finetune train {shlex.quote(str(run / 'config.yaml'))} --resume"
         super().__init__(message, f"{first}go on with `{command}`")
 
 

@@ -53,15 +53,26 @@ class Plot:
         """The picture as an SVG file."""
         import io
 
+        out = io.StringIO()
+        self._save(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        return out.getvalue()
+
+    def png(self) -> bytes:
+        """The picture as a PNG file, 150 dots an inch."""
+        import io
+
+        out = io.BytesIO()
+        self._save(out, format="png", dpi=150)
+        return out.getvalue()
+
+    def _save(self, out: Any, **how: Any) -> None:
         import matplotlib.style
         from matplotlib.figure import Figure
 
-        out = io.StringIO()
         with matplotlib.style.context(["default", STYLE]):
             figure = Figure(figsize=self.size, layout="constrained")
             self.draw(figure)
-            figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        return out.getvalue()
+            figure.savefig(out, **how)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ COMMANDS = [
     "train",
     "preflight",
     "plan",
+    "sweep",
     "lab",
     "eval",
     "chat",
@@ -59,12 +60,13 @@ MEASURED = {
 }
 """Pages of docs/ with tables of committed results, or of preflight's, and the modules of benchmarks/ that make them."""
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
+SWEEP = ["sweep", "configs/sweeps/qlora_r16.yaml", "--dry-run", "--gpu", "RTX 4090"]
 
 
-def finetune(*arguments: str) -> str:
-    """What a `finetune` command prints, 100 columns wide and without colour."""
+def finetune(*arguments: str, width: int = 100) -> str:
+    """What a `finetune` command prints, that many columns wide and without colour."""
     # An empty cache of the hub: what is to be downloaded is shown, whatever this machine already has.
-    shown = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    shown = {"COLUMNS": str(width), "NO_COLOR": "1", "TERM": "dumb"}
     environment = {**os.environ, **shown, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(REPO / "no-cache")}
     command = [sys.executable, "-m", "finetune.cli", *arguments]
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, check=True)
@@ -126,6 +128,20 @@ def benchmark(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+def sweep_page() -> str:
+    """docs/sweep.md with its keys, from their descriptions, and with the output of a dry run as it is now."""
+    from finetune.config import SweepConfig
+
+    text = (REPO / "docs" / "sweep.md").read_text(encoding="utf-8")
+    shown = f"$ finetune {' '.join(SWEEP[:-1])} '{SWEEP[-1]}'\n{finetune(*SWEEP, width=120)}"
+    text = re.sub(r"(?<=```console\n)\$ finetune sweep .*?(?=\n```)", lambda _: shown, text, count=1, flags=re.DOTALL)
+    lines = ["| key | is |", "| --- | --- |"]
+    for name, field in SweepConfig.model_fields.items():
+        default = "" if field.is_required() else f" Default: {json.dumps(field.default)}."
+        lines.append(f"| `{name}` | {' '.join(field.description.split()).rstrip('.')}.{default} |")
+    return placed(text, "keys", "\n".join(lines))
+
+
 def preflight_pages() -> Iterator[tuple[Path, str]]:
     """docs/preflight.md with its tables, and its picture, from the results of scripts/preflight-accuracy.
 
@@ -176,6 +192,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     for path in sorted((REPO / "configs").glob("qlora_*.yaml")):
         yield path, config_with_figures(path)
     yield REPO / "README.md", readme()
+    yield REPO / "docs" / "sweep.md", sweep_page()
     yield from preflight_pages()
     for name, script in MEASURED.items():
         page = REPO / "docs" / f"{name}.md"

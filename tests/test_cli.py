@@ -55,6 +55,8 @@ def _timed_help() -> float:
         (["train"], "Missing argument"),
         (["train", "configs/quickstart.yaml", "--quick"], "No such option"),
         (["train", "none.yaml"], "none.yaml: no such file"),
+        (["sweep", "none.yaml"], "none.yaml: no such file"),
+        (["sweep", "configs/quickstart.yaml"], "model: unknown key"),
         (["train", "configs/quickstart.yaml", "max_steps"], "'max_steps' is not an override"),
         (
             ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 9090"],

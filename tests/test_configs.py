@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from repo import REPO
 
-from finetune.config import load_config
+from finetune.config import load_config, load_each, load_sweep
 from finetune.preflight import preflight
 from finetune.spec import RunSpec, describe
 
@@ -40,6 +40,16 @@ def test_it_loads_and_names_its_schema(path: Path) -> None:
     config = load_config(path)
     assert config.output_dir == f"runs/{path.stem}"
     assert config.lora.target_modules == ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "configs" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_sweep_is_of_a_plan_that_ships(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert sweep.config == f"configs/{path.name}"
+    assert sweep.output_dir == f"runs/sweep-{path.stem}"
+    lists = [[f"{key}={json.dumps(value)}"] for key, given in sweep.search.items() if isinstance(given, list)
+        for value in given]  # fmt: skip
+    assert load_each(REPO / sweep.config, lists)
 
 
 @pytest.mark.parametrize("path", [*CARDS, REPO / "configs" / "quickstart.yaml"], ids=lambda path: path.stem)

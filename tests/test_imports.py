@@ -35,7 +35,11 @@ BELOW["pipeline"] = {"plan", "processes", "secrets"} | ROOMS | TOOLKITS | BELOW[
 BELOW["verify"] = {"json_lines"} | BELOW["pipeline"]
 BELOW["export"] = FILES | BELOW["spec"]
 BELOW["exporting"] = {"export"} | FILES | BELOW["pipeline"]
-BELOW["cli"] = {"pipeline", "verify", "exporting", "doctor", "study", "regular_file"} | BELOW["pipeline"]
+BELOW["sweep"] = {"study", "secrets", "whole_file", "cores", "config", "errors"}
+BELOW["sweeping"] = {"sweep", "pipeline"} | FILES | BELOW["sweep"] | BELOW["pipeline"]
+BELOW["cli"] = {"pipeline", "verify", "exporting", "sweep", "sweeping", "doctor", "study", "regular_file"} | BELOW[
+    "pipeline"
+]
 
 
 def imported_rooms(source: str) -> set[str]:

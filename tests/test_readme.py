@@ -79,6 +79,7 @@ def test_no_command_is_new_to_this_test() -> None:
         "finetune preflight configs/qlora_r16.yaml --gpu 24GiB --max seq_len",
         "finetune preflight configs/qlora_r16.yaml --gpu T4 --explain",
         "finetune plan configs/qlora_r16.yaml --gpu 'RTX 4090' --examples 3200",
+        "finetune sweep configs/sweeps/qlora_r16.yaml --dry-run --gpu 'RTX 4090'",  # docs/sweep.md has what it prints
         "finetune lab descent",
         "finetune lab batch",
         "finetune lab classic",

@@ -3,6 +3,7 @@
 main.py      the commands by name, and how errors end
 options.py   what several commands take, and how they print
 line.py      train, preflight, plan
+sweeps.py    sweep
 runs.py      eval, chat, report, verify, verify-resume: what was trained
 rows.py      data check, curate, map, preview
 machine.py   lab, doctor, schema

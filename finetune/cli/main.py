@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from finetune.cli import line, machine, rows, runs, senses, terms
+from finetune.cli import line, machine, rows, runs, senses, sweeps, terms
 from finetune.cli.options import err
 from finetune.errors import ConfigError, FinetuneError, Stopped
 from finetune.processes import rank_of
@@ -36,7 +36,7 @@ def _commands() -> typer.Typer:
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
-    for command in (line.train, line.preflight, line.plan, machine.lab):
+    for command in (line.train, line.preflight, line.plan, sweeps.sweep, machine.lab):
         app.command()(_with_names(command))
     app.command("eval")(_with_names(runs.evaluate))
     for command in (

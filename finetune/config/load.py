@@ -6,6 +6,7 @@ import difflib
 import reprlib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from finetune.config.curation import CurationConfig
 from finetune.config.run import RunConfig
 from finetune.config.sections import Section
+from finetune.config.sweep import SweepConfig
 from finetune.config.yaml_text import YamlError, parse
 from finetune.errors import ConfigError
 from finetune.regular_file import read_bytes
@@ -56,6 +58,36 @@ def load_curation(overrides: list[str] | tuple[str, ...] = ()) -> CurationConfig
     return _validated(_Curation, tree, "curation").curation
 
 
+def load_sweep(path: str | Path) -> SweepConfig:
+    """Reads the file of a sweep and validates all of it; the configuration it names is not looked at.
+
+    Raises ConfigError naming every problem at once.
+    """
+    tree = _read_yaml(Path(path), "keys such as config: and search:")
+    return _validated(SweepConfig, tree, f"{path}", "docs/sweep.md lists every key of a sweep")
+
+
+def load_each(path: str | Path, changes: Sequence[Sequence[str]]) -> list[RunConfig]:
+    """One configuration with each of many sets of overrides.
+
+    Raises ConfigError naming every problem of all of them once, with the value that has it.
+    """
+    loaded, problems = [], dict[str, None]()
+    for overrides in changes:
+        try:
+            loaded.append(load_config(path, tuple(overrides)))
+        except ConfigError as error:
+            _, *lines = error.message.splitlines()
+            if not lines:
+                raise
+            problems |= dict.fromkeys(lines)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = "\n".join(problems)
+        raise ConfigError(f"{path}: {count} with values to be tried\n{lines}", "`finetune schema` lists every key")
+    return loaded
+
+
 def to_yaml(config: RunConfig) -> str:
     """The resolved configuration as YAML, every key written out; `load_config` reads it back equal."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -72,20 +104,20 @@ class _Curation(Section):
     curation: CurationConfig = CurationConfig()
 
 
-def _validated(model: type[Validated], tree: dict[str, Any], name: str) -> Validated:
+def _validated(
+    model: type[Validated], tree: dict[str, Any], name: str, hint: str = "`finetune schema` lists every key"
+) -> Validated:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        problems = _problems(error)
+        problems = _problems(error, SweepConfig if model is SweepConfig else RunConfig)
         more = error.error_count() > LISTED
         lines = "\n".join(f"  {text}" for text in [*problems, *(["and more"] if more else [])])
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems" + (" and more" if more else "")
-        raise ConfigError(
-            f"{name}: {count} in the configuration\n{lines}", "`finetune schema` lists every key"
-        ) from None
+        raise ConfigError(f"{name}: {count} in the configuration\n{lines}", hint) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, expected: str = "sections such as model: and data:") -> dict[str, Any]:
     try:
         text = read_bytes(path, LONGEST).decode()
     except FileNotFoundError:
@@ -102,9 +134,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}{line}: not valid YAML: {error}", "check indentation and colons") from None
     if not isinstance(tree, dict):
         found = "an empty file" if tree is None else f"a {type(tree).__name__}"
-        raise ConfigError(
-            f"{path}: expected sections such as model: and data:, found {found}", "start from a file in configs/"
-        )
+        raise ConfigError(f"{path}: expected {expected}, found {found}", "start from a file in configs/")
     return tree
 
 
@@ -125,12 +155,12 @@ def _apply_override(tree: dict[str, Any], item: str) -> None:
     tree[name] = value
 
 
-def _problems(error: ValidationError) -> list[str]:
+def _problems(error: ValidationError, root: type[Section]) -> list[str]:
     """One line for each faulty key; the alternatives of a union share a line, unless one failed deeper inside."""
     found: dict[str, list[str]] = {}
     for detail in error.errors()[:LISTED]:
         where = ".".join(str(part) for part in _location(detail)) or "config"
-        found.setdefault(where, []).append(_explain(where, detail))
+        found.setdefault(where, []).append(_explain(where, detail, root))
     shallow = {where for where in found if any(other.startswith(f"{where}.") for other in found)}
     return [" or ".join(dict.fromkeys(lines)) for where, lines in found.items() if where not in shallow]
 
@@ -145,12 +175,13 @@ def _location(detail: dict[str, Any]) -> list[str | int]:
     ]
 
 
-def _explain(where: str, detail: dict[str, Any]) -> str:
+def _explain(where: str, detail: dict[str, Any], root: type[Section]) -> str:
     """What is wrong at `where`, with the value that was found."""
     if detail["type"] == "extra_forbidden":
         *parents, key = _location(detail)
-        known = _known_keys(parents)
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5) or _elsewhere(str(key))
+        known = _known_keys(parents, root)
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+        near = near or (_elsewhere(str(key)) if root is RunConfig else [])
         return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}")
     if detail["type"] == "missing":
         return f"{where}: is required"
@@ -168,9 +199,9 @@ def _sections() -> dict[str, type[Section]]:
     }
 
 
-def _known_keys(parents: list[str | int]) -> list[str]:
-    """Keys allowed below `parents`, following lists and unions of sections."""
-    model: Any = RunConfig
+def _known_keys(parents: list[str | int], root: type[Section]) -> list[str]:
+    """Keys of `root` allowed below `parents`, following lists and unions of sections."""
+    model: Any = root
     for part in parents:
         if part in model.model_fields:
             model = _section_in(model.model_fields[part].annotation) or model

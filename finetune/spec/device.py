@@ -71,12 +71,12 @@ def _cuda_device(limit: int | None) -> Device:
 
 
 def used_bytes() -> int:
-    """Memory of the first card that this process sees that is in use, by the driver's word; 0 where it says nothing.
+    """Memory in use of the first card that this process may use, by the driver's word; 0 where it says nothing.
 
     To be asked before this process touches the card, whose context would be counted with that of others.
     """
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-    command = ["nvidia-smi", f"--id={card}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    command = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         return int(done.stdout.strip()) * 2**20

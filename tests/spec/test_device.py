@@ -56,6 +56,19 @@ def test_what_others_use_of_a_card_is_the_driver_s_word(monkeypatch, tmp_path, s
     assert module.used_bytes() == used
 
 
+@pytest.mark.parametrize(("visible", "asked"), [("", "0"), ("3", "3"), ("GPU-5c2a,1", "GPU-5c2a")])
+def test_the_driver_is_asked_of_the_card_that_this_process_uses(
+    monkeypatch, tmp_path, visible: str, asked: str
+) -> None:
+    """Trials of a sweep see one card each; the memory of another's says nothing."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\n[ "$1" = --id={asked} ] && echo 7\n', encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert module.used_bytes() == 7 * 2**20
+
+
 def test_without_a_driver_nothing_is_in_use(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert module.used_bytes() == 0
