@@ -37,14 +37,19 @@ def flash_stood_in(tape: Tape, *, padded: bool) -> Iterator[None]:
 
 
 @contextmanager
-def varlen_stood_in(tape: Tape) -> Iterator[None]:
-    """While it is entered, attention by variable length makes its tensors and nothing else."""
+def varlen_stood_in(tape: Tape, target: str) -> Iterator[None]:
+    """While it is entered, attention by variable length does not ask a tensor for its rows' lengths: of a traced pack
+    they are known (`Batch.tensors`). On a card it makes its tensors and nothing else."""
 
     def forward(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor, _: float | None
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor, scale: float | None
     ) -> torch.Tensor:
-        """`packed_attention`: the rows of a traced pack are equally long."""
-        flops = attention_flops(q, k, causal=True) // lengths.shape[1]
+        packs, rows = lengths.shape
+        tokens = q.shape[2]
+        if target == "cpu":
+            half = -(-tokens // rows)
+            return varlen.row_by_row(q, k, v, [[half, tokens - half]] * packs, scale)
+        flops = attention_flops(q, k, causal=True) // rows
         return Attention.apply(q, k, v, None, "flash", tape, flops).transpose(1, 2)
 
     with replaced(varlen, packed_attention=forward):

@@ -47,8 +47,8 @@ def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model
             stack.enter_context(_decided(batch, target))
             if spec.attention == flash.NAME:
                 stack.enter_context(flash.flash_stood_in(recorder.tape, padded=batch.padded))
-            if spec.attention == varlen.NAME and target == "cuda":
-                stack.enter_context(flash.varlen_stood_in(recorder.tape))
+            if spec.attention == varlen.NAME:
+                stack.enter_context(flash.varlen_stood_in(recorder.tape, target))
         STEPS[spec.config.training.method](spec, model, recorder, loop).run(batch)
     return recorder.tape
 

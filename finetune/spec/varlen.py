@@ -48,8 +48,15 @@ def packed_attention(
     """Causal attention inside each row of each pack. Shapes as in `attention`, `lengths` as `ROW_LENGTHS`."""
     if query.is_cuda:
         return _on_card(query, key, value, lengths, scale)
+    return row_by_row(query, key, value, lengths.tolist(), scale)
+
+
+def row_by_row(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[list[int]], scale: float | None
+) -> torch.Tensor:
+    """`packed_attention` on a processor."""
     packs = []
-    for pack, rows in enumerate(lengths.tolist()):
+    for pack, rows in enumerate(lengths):
         # Rows of no tokens are filler.
         parts = (x[pack : pack + 1].split([row for row in rows if row], dim=2) for x in (query, key, value))
         packs.append(torch.cat([_row(*part, scale) for part in zip(*parts, strict=True)], dim=2))
