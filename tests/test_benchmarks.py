@@ -214,12 +214,12 @@ def test_the_grid_covers_what_it_promises(module, tmp_path: Path) -> None:
     }
     assert seen == {
         "quantization": {"nf4", "none"},
-        "attention": {"sdpa", "eager"},
+        "attention": {"auto", "sdpa", "eager"},
         "loss": {"fused_linear", "full_logits"},
         "optimizer": {"adamw_torch", "adamw_8bit", "paged_adamw_8bit"},
         "checkpointing": {True, False},
         "batch": {1, 2, 4, 8},
-        "length": {512, 1024, 2048, 4096, 8192},
+        "length": {512, 1024, 2048, 4096, 8192, 131072},
     }
 
 

@@ -139,7 +139,7 @@ class Step:
             if self.loop.model_loss:
                 return self.model(**batch, labels=labels, use_cache=False).loss, None
             if self.spec.linear_loss:
-                return linear_loss(self.model.get_base_model(), {**batch, "labels": labels}, 1)
+                return linear_loss(self.model.get_base_model(), {**batch, "labels": labels}, 1).loss, None
             output = self.score({**batch, "labels": labels}) if self._fused else self.model(**batch, use_cache=False)
         self.recorder.enter(FORWARD, HEAD)
         if self.spec.autocast:

@@ -7,7 +7,7 @@ gradient of the weight).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -21,45 +21,63 @@ CHANGED_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier",
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Sum of the negative log-likelihoods of `labels` (n) under logits `hidden @ weight.T + bias`, and how many of them
-    have the largest logit.
+    """Sums over n tokens with logits `hidden @ weight.T + bias`: the negative log-likelihoods of `labels` (n), how many
+    of these have the largest logit, and the entropies in nats, which are no number where no gradient is asked for.
 
-    hidden (n, h), weight (V, h), bias (V) or None; the sum is float32. Only `hidden` gets a gradient.
+    hidden (n, h), weight (V, h), bias (V) or None; sums are float32. Only `hidden` gets a gradient.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        total = hidden.new_zeros((), dtype=torch.float64)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        total, entropies = (hidden.new_zeros((), dtype=torch.float64) for _ in range(2))
         hits = labels.new_zeros(())
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         size = tile_tokens(len(weight))
         for start in range(0, len(hidden), size):
             here = slice(start, start + size)
             logits = torch.nn.functional.linear(hidden[here], weight, bias).float()
-            logits.sub_(logits.amax(-1, keepdim=True))
-            own = logits.gather(1, labels[here, None])
+            largest = logits.amax(-1, keepdim=True)
+            own = logits.sub_(largest).gather(1, labels[here, None])
             hits += (own == 0).sum()
             sums = logits.exp_().sum(-1, keepdim=True)
             total += (sums.log() - own).double().sum()
-            if gradient is not None:  # softmax less one for the label, times the weight
-                gradient[here] = (logits.to(weight.dtype) @ weight).div_(sums).sub_(weight[labels[here]])
+            if gradient is None:
+                continue
+            mean_weight = (logits.to(weight.dtype) @ weight).div_(sums)  # under the softmax
+            # The mean logit is the product with the mean weight: no pass over the logits is needed for the entropy.
+            mean_logit = torch.linalg.vecdot(hidden[here].float(), mean_weight.float())
+            if bias is not None:
+                mean_logit += (logits @ bias.float()) / sums[:, 0]
+            entropies += (sums.log() + largest).double().sum() - mean_logit.double().sum()
+            gradient[here] = mean_weight.sub_(weight[labels[here]])
         ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(hits)
-        return total.float(), hits
+        if gradient is None:
+            entropies.fill_(torch.nan)
+        entropies = entropies.float()
+        ctx.mark_non_differentiable(hits, entropies)
+        return total.float(), hits, entropies
 
     @staticmethod
-    def backward(ctx: Any, of_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, of_total: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * of_total.to(gradient.dtype), None, None, None
 
 
+class Scored(NamedTuple):
+    """What is said of a batch: `loss` is that of `next_token_loss`; the others are means over its trained tokens,
+    `mean_token_accuracy` of those whose label is the likeliest."""
+
+    loss: torch.Tensor
+    mean_token_accuracy: torch.Tensor
+    entropy: torch.Tensor
+
+
 def linear_loss(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], count: torch.Tensor | int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood per trained token as `next_token_loss` has it, and the share of tokens that are the
-    likeliest; `model` is the base model, adapter in it, and `batch` its input with `labels` (rows, tokens)."""
+) -> Scored:
+    """Scores a batch: `model` is the base model, adapter in it, and `batch` its input with `labels` (rows, tokens)."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     head = model.get_output_embeddings()
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]
@@ -69,9 +87,11 @@ def linear_loss(
     else:
         trained = labels != IGNORED
         hidden, labels = hidden[trained], labels[trained]
-    total, hits = LinearCrossEntropy.apply(hidden.to(head.weight.dtype), head.weight, head.bias, labels)
+    total, hits, entropies = LinearCrossEntropy.apply(hidden.to(head.weight.dtype), head.weight, head.bias, labels)
+    trained = max(1, labels.numel())
     count = labels.numel() if count is None else count
-    return total / torch.as_tensor(count, device=total.device).clamp(min=1), hits / max(1, labels.numel())
+    loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
+    return Scored(loss, hits / trained, entropies / trained)
 
 
 def tile_tokens(words: int) -> int:

@@ -80,7 +80,7 @@ def held_out_loss(
         count = int((batch["labels"][:, 1:] != IGNORED).sum())
         with context:
             if on_processor:
-                return linear_loss(base, inputs, 1)[0].double(), count
+                return linear_loss(base, inputs, 1).loss.double(), count
             output = model(**inputs, fused_lm_head=True, use_cache=False)
         return -output.log_probs.double().sum(), count
 

@@ -85,9 +85,10 @@ class SupervisedTrainer(Watched, SFTTrainer):
     ) -> Any:
         """Negative log-likelihood per trained token of the whole effective batch."""
         if self.spec.linear_loss and not return_outputs:
-            loss, accuracy = linear_loss(self.model.get_base_model(), inputs, num_items_in_batch)
-            self._metrics["train"]["mean_token_accuracy"].append(float(accuracy))
-            return loss
+            scored = linear_loss(self.model.get_base_model(), inputs, num_items_in_batch)
+            for name in ("mean_token_accuracy", "entropy"):
+                self._metrics["train"][name].append(float(getattr(scored, name)))
+            return scored.loss
         if self.spec.config.training.loss_kernel == "fused_linear":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**{key: value for key, value in inputs.items() if key != "labels"}, use_cache=False)

@@ -15,7 +15,6 @@ from finetune.sequence.costs import pairs
 from finetune.sequence.counting import SilentKernel, count_flops, torch_count
 from finetune.sequence.decoder import half_from, row_cost, windows
 from finetune.sequence.sequence_lab import counters
-from finetune.spec.architecture import choose_attention
 
 SILENT = {"nn.LSTM", "scaled_dot_product_attention", "TransformerEncoderLayer, eval"}
 
@@ -55,7 +54,7 @@ def test_a_row_of_each_family_costs_what_its_model_multiplies(
     family: str, attention: str, tmp_path: Path
 ) -> None:  # fmt: skip
     config, tokens = tiny(family, tmp_path), 200
-    if attention == "sdpa" and choose_attention("auto", config) != "sdpa":
+    if attention == "sdpa" and not AutoModelForCausalLM._model_mapping[type(config)]._supports_sdpa:
         pytest.skip(f"{family} has no sdpa")
     config._experts_implementation = "eager"  # the grouped product has no rule
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()

@@ -26,7 +26,7 @@ def test_value_and_gradient(tokens: int, biased: bool, monkeypatch: pytest.Monke
     hidden, weight = drawn(tokens, 16).requires_grad_(), drawn(WORDS, 16, seed=1)
     bias = drawn(WORDS, seed=2) if biased else None
     labels = torch.randint(WORDS, (tokens,), generator=torch.Generator().manual_seed(3))
-    total, hits = LinearCrossEntropy.apply(
+    total, hits, entropies = LinearCrossEntropy.apply(
         hidden.float(), weight.float(), bias if bias is None else bias.float(), labels
     )
     (3 * total).backward()
@@ -37,6 +37,8 @@ def test_value_and_gradient(tokens: int, biased: bool, monkeypatch: pytest.Monke
     assert float(total.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6)
     assert torch.allclose(found, hidden.grad, rtol=1e-4, atol=1e-5)
     assert int(hits) == int((logits.argmax(-1) == labels).sum())
+    entropy = torch.distributions.Categorical(logits=logits).entropy().sum()
+    assert float(entropies) == pytest.approx(float(entropy.detach()), rel=1e-5)
 
 
 def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
@@ -54,20 +56,20 @@ def test_a_model_s_loss_is_that_of_its_whole_logits() -> None:
     ids = torch.randint(WORDS, (3, 12), generator=torch.Generator().manual_seed(0))
     labels = ids.clone()
     labels[0, :9], labels[1] = IGNORED, IGNORED
-    loss, share = linear_loss.linear_loss(model, {"input_ids": ids, "labels": labels}, 5)
+    loss, share, _ = linear_loss.linear_loss(model, {"input_ids": ids, "labels": labels}, 5)
     logits = model(input_ids=ids, use_cache=False).logits
     assert float(loss.detach()) == pytest.approx(float(next_token_loss(logits, labels, 5).detach()), rel=1e-6)
     hit = (logits[:, :-1].argmax(-1) == labels[:, 1:])[labels[:, 1:] != IGNORED]
     assert float(share) == pytest.approx(float(hit.float().mean()))
-    mean, _ = linear_loss.linear_loss(model, {"input_ids": ids, "labels": labels})
+    mean, *_ = linear_loss.linear_loss(model, {"input_ids": ids, "labels": labels})
     assert float(mean.detach()) == pytest.approx(float(next_token_loss(logits, labels).detach()), rel=1e-6)
 
 
 def test_a_batch_without_a_trained_token_is_a_zero_that_has_a_gradient() -> None:
     hidden = torch.zeros((0, 8), requires_grad=True)
-    total, _ = LinearCrossEntropy.apply(hidden, torch.ones((WORDS, 8)), None, torch.zeros(0, dtype=torch.long))
+    total, *_ = LinearCrossEntropy.apply(hidden, torch.ones((WORDS, 8)), None, torch.zeros(0, dtype=torch.long))
     total.backward()
-    assert float(total) == 0 and hidden.grad.shape == (0, 8)
+    assert float(total.detach()) == 0 and hidden.grad.shape == (0, 8)
 
 
 def test_models_that_change_their_logits_are_left_to_trl() -> None:

@@ -96,6 +96,7 @@ def test_the_whole_line_with_and_without_it(config_file):
     for on in ("true", "false"):
         output = config_file.parent / on
         keys = ["lora.dropout=0.1", "training.save_steps=1", "training.eval_steps=1", f"training.rehearsal={on}"]
+        keys.append("data.max_length=512")  # evaluation takes the most, which is said
         out = io.StringIO()
         config = load_config(config_file, [*keys, f"output_dir={output}"])
         reports.append(pipeline.train(config, Console(file=out)))
@@ -244,10 +245,10 @@ def test_a_difference_of_more_than_a_twentieth_is_a_note(tmp_path, config_file):
 
 def test_where_an_evaluation_takes_more_it_is_what_is_compared(tmp_path, config_file):
     """Its batches may hold more rows than those of training, up to as many tokens as these might have."""
-    assembly = assemble(config_file)
+    assembly = assemble(config_file, "data.max_length=512")
     found = rehearsed(assembly, tmp_path, predicted=1)
     assert found.eval_peak_bytes > found.train_peak_bytes
-    assert found.notes[0].startswith("rehearsal: the largest evaluation batch (4 x 56 tokens) took")
+    assert found.notes[0].startswith("rehearsal: the largest evaluation batch (12 x 66 tokens) took")
 
 
 def test_an_evaluation_is_measured_beside_the_state_of_the_optimiser(tmp_path, config_file):
