@@ -54,8 +54,9 @@ def _cards(found: dict[tuple[str, str], Verdict]) -> str:
 
 def _updates(found: dict[tuple[str, str], Verdict]) -> str:
     counts = (1, 2, 4, 8)
+    titles = " | ".join("1 process" if count == 1 else f"{count} processes" for count in counts)
     lines = [
-        f"| an update of 16 packs | {' | '.join(f'{count} process{"es" * (count > 1)}' for count in counts)} |",
+        f"| an update of 16 packs | {titles} |",
         f"| :--- |{' ---: |' * len(counts)}",
     ]
     for (model, card), verdict in found.items():
