@@ -25,9 +25,9 @@ from environment import REPO, environment
 from parity_trl import CONFIG, run_ours, run_plain
 
 LENGTH = 512
-STEPS = 6
+STEPS = 5
 """Updates of each run; the first is left out of the time."""
-PLAIN = "TRL + PEFT, plain"
+PLAIN, OURS = "TRL + PEFT, plain", "finetune"
 HELD_OUT_ROWS = 64
 
 
@@ -49,19 +49,27 @@ def _ours(rows: int, passes: int, *overrides: str) -> Way:
 
 
 PACKED, KEPT = "data.packing=true", "training.gradient_checkpointing=false"
+PARTS = {
+    "packed over a mask": ["model.attention=sdpa"],
+    "whole logits": ["training.loss_kernel=full_logits"],
+    "norms as they come": ["model.lean_norms=false"],
+    "16-bit adapters": ["lora.dtype=bfloat16"],
+    "nothing recomputed": [KEPT],
+}
+"""What is switched in finetune's defaults, one part at a time."""
 WAYS = {
     "short": {
         PLAIN: _trl(8, 2),
         "TRL + PEFT, best flags": _trl(1, 2, packing=True, activation_checkpointing=False),
-        "finetune, padded": _ours(8, 2),
-        "finetune, packed over a mask": _ours(1, 2, PACKED, "model.attention=sdpa"),
-        "finetune": _ours(1, 2, PACKED),
-        "finetune, nothing recomputed": _ours(1, 2, PACKED, KEPT),
+        OURS: _ours(1, 2, PACKED),
+        **{
+            f"finetune, {part}": _ours(*((8, 2) if part == "padded" else (1, 2)), *keys) for part, keys in PARTS.items()
+        },
     },
     "full": {
         PLAIN: _trl(1, 2),
         "TRL + PEFT, best flags": _trl(1, 2, activation_checkpointing=False),
-        "finetune": _ours(1, 2),
+        OURS: _ours(1, 2),
         "finetune, nothing recomputed": _ours(1, 2, KEPT),
     },
 }
@@ -78,22 +86,26 @@ def main() -> None:
         write_full(options.data, files["full"], options.model)
         for number, (kind, ways) in itertools.product(range(options.rounds), WAYS.items()):
             for name, way in ways.items():
-                print(f"round {number + 1} of {options.rounds}: {kind} rows, {name}", file=sys.stderr)
+                print(f"round {number + 1} of {options.rounds}: {kind} rows, {name}", file=sys.stderr, flush=True)
                 out = Path(folder) / f"{kind}-{number}-{name}"
-                run = run_way(way, options.model, files[kind], out)
-                found.setdefault(kind, {}).setdefault(name, []).append(run)
+                found.setdefault(kind, {}).setdefault(name, []).append(run_way(way, options.model, files[kind], out))
                 if number == 0 and options.eval:
                     held_out.setdefault(kind, {})[name] = score(options, out)
-    result = {
+            if options.json:  # after each round: what is there is not lost
+                text = json.dumps(_result(options, found, held_out), indent=1) + "\n"
+                options.json.write_text(text, encoding="utf-8")
+    print(table(_result(options, found, held_out)))
+
+
+def _result(options: argparse.Namespace, found: dict[str, dict[str, list]], held_out: dict[str, Any]) -> dict[str, Any]:
+    return {
         "model": Path(options.model).name,
+        "length": LENGTH,
         "steps": STEPS,
-        "rounds": options.rounds,
+        "rounds": len(found["short"][PLAIN]),
         **{kind: _kind(runs, held_out.get(kind, {})) for kind, runs in found.items()},
         "environment": environment(),
     }
-    print(table(result))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
