@@ -175,7 +175,8 @@ def shrunk(line: Line) -> Line:
         line, sequence=sequence, rows=2 * line.rows // line.steps, steps=2, held_to=None,
         overrides=(
             *line.overrides, f"data.max_length={sequence}", "model.dtype=float32", "quantization.compute_dtype=float32",
-            "training.optimizer=adamw_torch", "hardware.device=cpu", "hardware.memory=auto",
+            "training.optimizer=adamw_torch", "training.activation_offloading=false", "hardware.device=cpu",
+            "hardware.memory=auto",
         ),
     )  # fmt: skip
 

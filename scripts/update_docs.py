@@ -57,8 +57,11 @@ MEASURED = {
     "survival": "survival",
     "export": "export",
     "several-gpus": "several_gpus",
+    "speed": "speed_page",
 }
 """Pages of docs/ with tables of committed results, or of preflight's, and the modules of benchmarks/ that make them."""
+PICTURES = {"preflight-accuracy": ("accuracy_page", "preflight_accuracy"), "speed-losses": ("speed_page", "parity_trl")}
+"""Pictures of docs/, the modules of benchmarks/ that draw them, and the results that these are given."""
 PREFLIGHT = ["preflight", "configs/qlora_r16.yaml", "--gpu", "RTX 4090"]
 SWEEP = ["sweep", "configs/sweeps/qlora_r16.yaml", "--dry-run", "--gpu", "RTX 4090"]
 
@@ -142,21 +145,26 @@ def sweep_page() -> str:
     return placed(text, "keys", "\n".join(lines))
 
 
-def preflight_pages() -> Iterator[tuple[Path, str]]:
-    """docs/preflight.md with its tables, and its picture, from the results of scripts/preflight-accuracy.
-
-    The picture names the results that it was drawn from, and is drawn again only for others: matplotlib's lines are not
-    the same in every version.
-    """
-    written = RESULTS.read_bytes()
-    results, digest = json.loads(written), hashlib.sha256(written).hexdigest()
-    page, drawing = REPO / "docs" / "preflight.md", REPO / "docs" / "preflight-accuracy.svg"
+def preflight_page() -> tuple[Path, str]:
+    """docs/preflight.md with its tables, from the results of scripts/preflight-accuracy."""
+    page = REPO / "docs" / "preflight.md"
     text = page.read_text(encoding="utf-8")
-    for name, table in benchmark("accuracy_page").tables(results).items():
+    for name, table in benchmark("accuracy_page").tables(json.loads(RESULTS.read_text(encoding="utf-8"))).items():
         text = placed(text, name, table)
-    yield page, text
-    drawn = drawing.read_text(encoding="utf-8") if drawing.exists() else ""
-    yield drawing, drawn if digest in drawn else benchmark("accuracy_page").picture(results, digest)
+    return page, text
+
+
+def pictures() -> Iterator[tuple[Path, str]]:
+    """The pictures of committed results.
+
+    Each names the results that it was drawn from, and is drawn again only for others: matplotlib's lines are not the
+    same in every version.
+    """
+    for name, (script, result) in PICTURES.items():
+        written = (RESULTS.parent / f"{result}.json").read_bytes()
+        drawing, digest = REPO / "docs" / f"{name}.svg", hashlib.sha256(written).hexdigest()
+        drawn = drawing.read_text(encoding="utf-8") if drawing.exists() else ""
+        yield drawing, drawn if digest in drawn else benchmark(script).picture(json.loads(written), digest)
 
 
 def fundamentals(names: list[str]) -> None:
@@ -193,7 +201,8 @@ def pages() -> Iterator[tuple[Path, str]]:
         yield path, config_with_figures(path)
     yield REPO / "README.md", readme()
     yield REPO / "docs" / "sweep.md", sweep_page()
-    yield from preflight_pages()
+    yield preflight_page()
+    yield from pictures()
     for name, script in MEASURED.items():
         page = REPO / "docs" / f"{name}.md"
         text = page.read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from finetune.preflight.changes import Changes, Prices, words
 from finetune.preflight.depth import Price
 from finetune.preflight.largest import largest
 from finetune.spec import RunSpec
+from finetune.spec.feed_forward import PART
 
 GIB = 2**30
 SHORTEST = 128
@@ -19,6 +20,8 @@ WORTH = 0.005
 """Share of the memory below which a change is not worth what it costs."""
 NEAR = 0.08
 """Share of the memory that advice may leave unused: finding the last token takes longer than it is worth."""
+CHUNK = 4096
+"""Tokens of the feed-forward part computed at once, where it is advised: of rows at least twice as long."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ def _free_changes(spec: RunSpec) -> Iterator[Changes]:
         yield {"training.loss_kernel": "fused_linear"}
     if spec.attention == "eager" and model.attention == "eager":
         yield {"model.attention": "auto"}
+    if not model.lean_norms:
+        yield {"model.lean_norms": True}
     if model.fp32_unquantized:
         yield {"model.fp32_unquantized": False}
     if on_card and training.optimizer != "paged_adamw_8bit":
@@ -157,10 +162,18 @@ def _free_changes(spec: RunSpec) -> Iterator[Changes]:
         yield {"training.gradient_checkpointing": True}
     if on_card and not training.activation_offloading and not training.online:
         yield {"training.activation_offloading": True}
+    if training.feed_forward_chunk is None and spec.config.data.max_length >= 2 * CHUNK and _takes_chunks(spec):
+        yield {"training.feed_forward_chunk": CHUNK}
     if spec.config.quantization.type == "none":
         yield {"quantization.type": "nf4"}
     if spec.config.lora.r > 8:
         yield {"lora.r": 8}
+
+
+def _takes_chunks(spec: RunSpec) -> bool:
+    """Whether each layer has a feed-forward part that takes tokens one by one (`chunk_feed_forward`)."""
+    parts = [tensor.name for tensor in spec.tensors if f".layers.0.{PART}." in tensor.name]
+    return bool(parts) and not any("experts" in name for name in parts)
 
 
 def _advice(spec: RunSpec, changes: Changes, cost: Price) -> Advice:

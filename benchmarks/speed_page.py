@@ -1,0 +1,69 @@
+"""Tables and the picture of docs/speed.md, of what speed.py, profile_step.py and long_context.py measured."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import long_context
+import profile_step
+import speed
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    """A committed result."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def tables() -> dict[str, str]:
+    """Each table by the name of its place."""
+    measured, profiled = load("speed"), load("profile_step")
+    profile = f"{profile_step.table(profiled)}\n\n{profile_step.summary(profiled)}."
+    return {"parts": parts(measured), "beside": beside(measured), "profile": profile, **long_context.tables()}
+
+
+def parts(result: dict[str, Any]) -> str:
+    """What finetune's speed on short rows is without each part, as a share of what it is with all."""
+    short = result["short"]
+    ours = short[speed.OURS]["tokens_per_second"]
+    lines = ["| on short rows | tokens/s, median | of the default |", "| :--- | ---: | ---: |"]
+    for name in [speed.OURS, *(name for name in short if name.startswith(f"{speed.OURS}, "))]:
+        rates = short[name]["tokens_per_second"]
+        shares = [rate / other for rate, other in zip(rates, ours, strict=True)]
+        label = "the default" if name == speed.OURS else name.removeprefix(f"{speed.OURS}, ")
+        lines.append(f"| {label} | {statistics.median(rates):.0f} | {statistics.median(shares):.2f} |")
+    return "\n".join(lines)
+
+
+def beside(result: dict[str, Any]) -> str:
+    """Peers and finetune, on short rows and on full ones."""
+    names = ("TRL + PEFT", speed.OURS)
+    shown = (speed.OURS, f"{speed.OURS}, padded", f"{speed.OURS}, nothing recomputed")
+    kept = {
+        kind: {name: one for name, one in result[kind].items() if name.startswith(names[0]) or name in shown}
+        for kind in speed.WAYS
+    }
+    return speed.table(result | kept)
+
+
+def picture(parity: dict[str, Any], digest: str) -> str:
+    """An SVG of the losses of plain TRL and of finetune, laid over; it names `digest`."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    out = io.StringIO()
+    with matplotlib.style.context(["default", {"svg.hashsalt": digest, "font.size": 10}]):
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        axes, losses = figure.subplots(), parity["losses"]
+        updates = range(1, parity["steps"] + 1)
+        axes.plot(updates, losses["plain_trl"], color="#e0a030", linewidth=6, label="plain TRL + PEFT")
+        axes.plot(updates, losses["finetune"], color="#204060", linewidth=1.5, label="finetune")
+        axes.set(xlabel="update", ylabel="loss, nats a token", xlim=(1, parity["steps"]))
+        axes.legend(frameon=False)
+        figure.savefig(out, format="svg", metadata={"Date": None, "Description": digest})
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

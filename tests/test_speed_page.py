@@ -1,0 +1,110 @@
+"""docs/speed.md: its tables are of committed results (tests/test_docs.py), which hold what the project promises; the
+scripts that make them run, scaled down."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import statistics
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from checked_page import Page
+from repo import REPO
+
+from finetune.config import load_config
+from finetune.preflight import find_card, predict
+from finetune.spec import describe
+
+BENCHMARKS = REPO / "benchmarks"
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("speed")
+
+
+@pytest.fixture
+def measured() -> dict[str, Any]:
+    return json.loads((BENCHMARKS / "results" / "speed.json").read_text(encoding="utf-8"))
+
+
+def test_short_rows_are_trained_at_least_two_and_a_half_times_as_fast(speed: ModuleType, measured: dict) -> None:
+    ours, plain = measured["short"][speed.OURS], measured["short"][speed.PLAIN]
+    assert measured["rounds"] >= 5 == len(ours["times_plain"])
+    assert statistics.median(ours["times_plain"]) >= 2.5
+    assert ours["held_out_loss"] <= 1.01 * plain["held_out_loss"], "speed is not bought with another loss"
+
+
+def test_full_rows_are_never_slower(speed: ModuleType, measured: dict) -> None:
+    assert min(measured["full"][speed.OURS]["times_plain"]) >= 1
+
+
+def test_the_same_batches_have_the_same_losses(speed: ModuleType, measured: dict) -> None:
+    padded, plain = (measured["short"][name] for name in ("finetune, padded", speed.PLAIN))
+    assert padded["losses"] == pytest.approx(plain["losses"], rel=1e-3)
+    assert padded["tokens"] == plain["tokens"]
+    full = measured["full"]
+    assert full[speed.OURS]["losses"] == pytest.approx(full[speed.PLAIN]["losses"], rel=1e-3)
+
+
+def test_the_script_measures(
+    speed: ModuleType, tiny_model: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ways of each kind of rows in one round: that of a dozen rows the speed says nothing is known."""
+    ways = {kind: {name: ways[name] for name in (speed.PLAIN, speed.OURS)} for kind, ways in speed.WAYS.items()}
+    monkeypatch.setattr(speed, "WAYS", ways)
+    monkeypatch.setattr(speed, "STEPS", 2)
+    out = tmp_path / "speed.json"
+    given = ["--model", tiny_model, "--data", rows_file, "--rounds", 1, "--json", out]
+    monkeypatch.setattr("sys.argv", ["speed.py", *map(str, given)])
+    speed.main()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    for kind in ways:
+        for name in (speed.PLAIN, speed.OURS):
+            one = found[kind][name]
+            assert len(one["losses"]) == 2 and one["tokens_per_second"][0] > 0 and one["peak_bytes"] > 2**26
+    assert found["full"][speed.OURS]["losses"] == pytest.approx(found["full"][speed.PLAIN]["losses"], rel=1e-3)
+
+
+def test_the_profile_of_a_step(speed: ModuleType, config_file: Path, tmp_path: Path) -> None:
+    profile = importlib.import_module("profile_step")
+    spec = describe(load_config(config_file, ["training.max_steps=4", "data.eval=null"]))
+    found = profile.measure(spec, 1, tmp_path)
+    assert sum(found["seconds_by_kind"].values()) == pytest.approx(found["profiled_seconds_per_update"], rel=0.01)
+    assert found["seconds_by_kind"]["matrix products"] > 0
+    assert 0 < found["share_of_rate"] < 1
+    assert profile.kind_of("aten::addmm") == profile.kind_of("ampere_bf16_s16816gemm") == "matrix products"
+    assert profile.kind_of("bitsandbytes::dequantize_blockwise") == "expanding 4-bit weights"
+    assert profile.kind_of("aten::mul") == profile.REST
+
+
+def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, long = Page(REPO / "docs" / "speed.md"), importlib.import_module("long_context")
+    for place in ("parts", "beside", "profile", "long"):  # tests/test_docs.py makes them anew
+        table = page.text.partition(f"<!-- {place}: ")[2].partition(f"<!-- /{place} -->")[0].partition("-->")[2]
+        assert table.count("|") > 10
+        page.says(table)
+    parity = json.loads((BENCHMARKS / "results" / "parity_trl.json").read_text(encoding="utf-8"))
+    assert parity["steps"] == 20 and parity["passed"]
+    config = load_config(BENCHMARKS.parent / "configs" / "qlora_r32_long.yaml")
+    assert (config.lora.r, config.data.max_length, config.hardware.memory) == (32, 131_072, long.CARD)
+    page.says("on 24 GiB: the longest that was published for it is")
+    page.says(f"{long.PUBLISHED:,} tokens, by Unsloth")
+    page.says(f"goes to {config.data.max_length:,}, all positions of the model")
+    page.says(f"in 4 bits, rank {config.lora.r} on all linear layers")
+    page.says("rank 16 on q, k, v and o")
+    page.says(f"{speed.LENGTH} tokens a sequence")
+    assert page.unchecked() == []
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_the_longest_rows_take_what_the_table_says(speed: ModuleType, step: int) -> None:
+    long = importlib.import_module("long_context")
+    name, found = list(json.loads(long.RESULT.read_text(encoding="utf-8"))["steps"].items())[step]
+    memory = predict(long.described(name, found["tokens"]))
+    assert (memory.allocated, memory.process) == (found["allocated_bytes"], found["process_bytes"])
+    assert memory.process <= find_card(long.CARD).memory_bytes
