@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from finetune.data import ChatTemplate, LoadedData, load_data
 from finetune.errors import ConfigError, FinetuneError, ModelError, RunDirError
@@ -187,25 +189,35 @@ class _Exporter:
         self.say(f"merged into: {best}")
 
     def as_gguf(self, folder: Path, name: str) -> dict[str, Any]:
-        """Writes the file, and where llama.cpp is installed compares its answers with transformers' own."""
+        """Writes the file, and compares the answers of each llama.cpp that is installed with transformers' own."""
         write_gguf(folder, folder / name, Path(name).stem)
-        if not llama_cpp.installed():
+        packages = llama_cpp.installed()
+        found = {"file": name, "prompts": len(QUESTIONS), "packages": {}}
+        if not packages:
             self.say("llama.cpp was not asked: `pip install xllamacpp` proves the file here")
-            return {"file": name, "proven": False}
-        theirs = llama_cpp.answers(folder / name, self.rendered, GREEDY)
-        return {"file": name, "proven": True, **self._compared(folder, theirs)}
-
-    def _compared(self, folder: Path, theirs: list[llama_cpp.Answer]) -> dict[str, Any]:
-        from transformers import AutoModelForCausalLM
-
-        read, own = [one.prompt_tokens for one in theirs], [len(ids) for ids in self.texts]
-        if read != own:
-            raise ModelError(
-                f"llama.cpp reads the prompts as {read} tokens, not as {own}",
-                "export without --gguf: the merged directory is proven",
-            )
+            return found
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         ours = [answer(model, self.tokenizer, text, max_new_tokens=GREEDY) for text in self.rendered]
+        chat = bool(self.tokenizer.chat_template)
+        for package in packages:
+            # In a conversation llama.cpp renders the template itself.
+            theirs = llama_cpp.answers(package, folder / name, QUESTIONS, GREEDY, chat=chat)
+            found["packages"][package] = self._compared(package, ours, theirs)
+        return found
+
+    def _compared(self, package: str, ours: list[str], theirs: list[llama_cpp.Answer]) -> dict[str, Any]:
+        special = not self.tokenizer.chat_template  # without one llama.cpp adds the tokenizer's BOS
+        own = [len(self.tokenizer(text, add_special_tokens=special)["input_ids"]) for text in self.rendered]
+        read = [one.prompt_tokens for one in theirs]
+        if read != own:
+            raise ModelError(
+                f"llama.cpp ({package}) reads the prompts as {read} tokens, not as {own}",
+                "export without --gguf: the merged directory is proven",
+            )
         same = sum(one.strip() == other.text.strip() for one, other in zip(ours, theirs, strict=True))
-        self.say(f"llama.cpp answers {same} of {len(ours)} prompts with the same text")
-        return {"prompts": len(ours), "same_text": same}
+        self.say(f"llama.cpp ({package}) answers {same} of {len(ours)} prompts with the same text")
+        return {
+            "version": metadata.version(package),
+            "same_text": same,
+            "stopped": sum(one.stopped for one in theirs),
+        }
