@@ -1,4 +1,4 @@
-"""Small models of other shapes than SmolLM2's for benchmarks/export.py, pre-trained in minutes on the quickstart's rows.
+"""Small models of other shapes than SmolLM2's for benchmarks/export.py, pre-trained on the quickstart's rows.
 
 python benchmarks/export_models.py NAME FOLDER [--steps N] [--rows FILE]
 
@@ -105,7 +105,9 @@ def make_tokenizer(shape: Shape, texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in shape.special])
     if shape.bos:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{shape.bos} $A", pair=f"{shape.bos} $A $B", special_tokens=[(shape.bos, tokenizer.token_to_id(shape.bos))]
+            single=f"{shape.bos} $A",
+            pair=f"{shape.bos} $A $B",
+            special_tokens=[(shape.bos, tokenizer.token_to_id(shape.bos))],
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=shape.bos, eos_token=shape.special[-1], pad_token=shape.special[0],

@@ -24,18 +24,19 @@ ASCII = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]
 
 def text() -> list[str]:
     """What tokenizers are trained on."""
-    return (REPO / "LICENSE").read_text(encoding="utf-8").splitlines()
+    numbers = [f"{number} {number + 1000}" for number in range(120, 340)]
+    return (REPO / "LICENSE").read_text(encoding="utf-8").splitlines() + numbers
 
 
-def byte_level(*steps: Any, size: int = 384, special: tuple[str, ...] = ("<|end|>", "<|pad|>")) -> Tokenizer:
-    """Byte-level BPE that cuts text by `steps` first. Of bytes it has ASCII's alone, as a model with random weights
-    would say halves of characters."""
+def byte_level(*steps: Any, size: int = 384, regex: bool = True) -> Tokenizer:
+    """Byte-level BPE that cuts text by `steps` first, and then by GPT-2's `regex`. Of bytes it has ASCII's alone, as a
+    model with random weights would say halves of characters."""
     tokenizer = Tokenizer(models.BPE())
-    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not steps)
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, last]) if steps else last
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=list(special), initial_alphabet=ASCII, show_progress=False
+        vocab_size=size, special_tokens=["<|end|>", "<|pad|>"], initial_alphabet=ASCII, show_progress=False
     )
     tokenizer.train_from_iterator(text(), trainer)
     return tokenizer

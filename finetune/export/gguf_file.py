@@ -66,9 +66,7 @@ def _stops(folder: Path) -> list[int]:
 class _Tensors:
     """The tensors of a directory under llama.cpp's names, in one order."""
 
-    def __init__(
-        self, folder: Path, config: PretrainedConfig, family: Family, kind: gguf.GGMLQuantizationType
-    ) -> None:
+    def __init__(self, folder: Path, config: PretrainedConfig, family: Family, kind: gguf.GGMLQuantizationType) -> None:
         self.config, self.family, self.kind = config, family, kind
         names = gguf.get_tensor_name_map(family.architecture, config.num_hidden_layers)
         self.places: list[tuple[str, str, Path]] = []

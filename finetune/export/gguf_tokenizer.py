@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+from tokenizers import Tokenizer
 
 from finetune.errors import ModelError
 
@@ -20,8 +21,8 @@ for them."""
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocab_size: int, stops: Sequence[int]) -> None:
-    """Adds the tokenizer of `folder`, which stops at the tokens `stops`. Raises ModelError for one that llama.cpp has no
-    name for."""
+    """Adds the tokenizer of `folder`, and the tokens `stops` that end a text. Raises ModelError for a tokenizer that
+    llama.cpp has no name for."""
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     sentencepiece = content["model"]["type"] == "BPE" and content["model"].get("byte_fallback", False)
     # Merges, the special tokens' numbers, whether BOS is added, and the chat template.
@@ -40,6 +41,9 @@ def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocab_size: int, stops:
     # The tokenizer's own stop token is EOS; what else the model stops at has these two places.
     others = [stop for stop in stops if stop != special.special_token_ids.get("eos")]
     special.special_token_ids |= dict(zip(("eot", "eom"), others, strict=False))
+    # Said outright: without it llama.cpp adds BOS or not by the kind of tokenizer.
+    first = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a").ids[0]
+    special.add_special_token["bos"] = first == special.special_token_ids.get("bos")
     special.add_to_gguf(writer, quiet=True)
 
 
@@ -93,7 +97,7 @@ def _name_of(content: dict[str, Any], folder: Path) -> str:
     kinds = [step.get("type") for step in listed]
     if kinds == ["ByteLevel"] and listed[0].get("use_regex", True):
         return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and listed[0].get("individual_digits"):
+    if kinds == ["Digits", "ByteLevel"] and listed[0].get("individual_digits") and listed[1].get("use_regex", True):
         return "smollm"
     if kinds[:1] == ["Split"] and (name := SPLITS.get(listed[0].get("pattern", {}).get("Regex"))):
         return name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from finetune.errors import ModelError
 
@@ -31,10 +32,9 @@ def answers(
     Raises ModelError where it cannot load the file, or not use its template.
     """
     try:
-        with contextlib.redirect_stderr(None):  # llama.cpp's own log
-            found = PACKAGES[package](file, adapter, {"max_tokens": max_new_tokens, "temperature": 0.0, "top_k": 1})
-            asked = ([{"role": "user", "content": prompt}] if chat else prompt for prompt in prompts)
-            return [_answer(found(prompt)) for prompt in asked]
+        ask = PACKAGES[package](file, adapter, {"max_tokens": max_new_tokens, "temperature": 0.0, "top_k": 1})
+        asked = ([{"role": "user", "content": prompt}] if chat else prompt for prompt in prompts)
+        return [_answer(ask(prompt)) for prompt in asked]
     except (RuntimeError, KeyError, ValueError) as error:
         raise ModelError(
             f"{file}: llama.cpp cannot use it ({error})", "export without --gguf: the merged directory is proven"
@@ -51,7 +51,9 @@ def _xllamacpp(file: Path, adapter: Path | None, asked: dict[str, Any]) -> Ask:
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.n_ctx, params.n_parallel, params.verbosity, params.warmup = CONTEXT, 1, 0, False
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # what differs is the file's fault
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    # In float32 as transformers computes it, so that what differs is the file's fault.
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE  # all that is said is text
     if adapter:
@@ -71,10 +73,11 @@ def _llama_cpp_python(file: Path, adapter: Path | None, asked: dict[str, Any]) -
     import llama_cpp
 
     lora = str(adapter) if adapter else None
-    exact = llama_cpp.GGML_TYPE_F32
+    threads, exact = torch.get_num_threads(), llama_cpp.GGML_TYPE_F32
     model = llama_cpp.Llama(
-        str(file), n_ctx=CONTEXT, type_k=exact, type_v=exact, lora_path=lora, verbose=False
-    )
+        str(file), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, type_k=exact, type_v=exact,
+        lora_path=lora, verbose=False,
+    )  # fmt: skip
 
     def ask(prompt: Any) -> dict[str, Any]:
         if isinstance(prompt, str):
