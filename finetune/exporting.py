@@ -40,15 +40,16 @@ GREEDY = 24
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A model's held-out loss in nats a trained token (None where nothing can be held out), and its parity with the
-    model that was trained."""
+    """A model's held-out loss in nats a trained token (None where nothing can be held out), its parity with the model
+    that was trained, and how far merging took it, in nats a token, from its base with the adapter beside it."""
 
     loss: float | None
     parity: Parity
+    merging: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For export.json."""
-        return {"loss": self.loss, **dataclasses.asdict(self.parity)}
+        return {"loss": self.loss, **dataclasses.asdict(self.parity), "merging": self.merging}
 
 
 def export(
@@ -179,7 +180,7 @@ class _Exporter:
                 f"{LARGEST:g}",
                 "load the adapter beside the base instead: it is in the run's directory adapter/",
             )
-        return merged, words, Measured(loss, compare(self.words, words))
+        return merged, words, Measured(loss, compare(self.words, words), changed)
 
     def _say_choice(self, found: dict[str, Measured], best: str) -> None:
         for name, one in found.items():
