@@ -1,8 +1,8 @@
 """Exports runs and keeps the figures: what merging does to the held-out loss, and what llama.cpp answers.
 
-python benchmarks/export.py [RUN] [--shapes FOLDER] [--json FILE] exports to directories that are gone afterwards. RUN is
-the quickstart's run. In FOLDER, `--shapes` makes the models of export_models.py and trains them on the quickstart's rows
-first; what is there already is used again. FILE keeps the figures of models that are not measured now.
+python benchmarks/export.py [RUN] [--shapes FOLDER] [--json FILE] exports to directories that are gone afterwards. RUN
+is the quickstart's run. `--shapes` first makes the models of export_models.py in FOLDER and trains them on the
+quickstart's rows; what is there already is used again. FILE keeps the figures of models that are not measured now.
 """
 
 from __future__ import annotations

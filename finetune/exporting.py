@@ -23,6 +23,7 @@ from finetune.export import (
     save_directory,
     write_card,
     write_gguf,
+    write_gguf_adapter,
 )
 from finetune.export.parity import LARGEST, QUESTIONS
 from finetune.model import answer, cast, dequantized, load_trained, merge, stop_tokens, stored_dtype, with_adapter
@@ -83,6 +84,26 @@ def export(
     finally:
         remove_folder(aside)
     return {**found, "directory": str(target)}
+
+
+def export_adapter(path: Path) -> Path:
+    """Writes a run's adapter as RUN/adapter.gguf, for llama.cpp beside a GGUF file of its base, and returns that file.
+
+    Raises RunDirError where it is there already, ModelError for an adapter that llama.cpp has no place for.
+    """
+    run = RunDir.open(path)
+    target = run.path / "adapter.gguf"
+    if target.exists():
+        raise RunDirError(f"{target} is there already", "remove it")
+    aside = target.with_name(f".{target.name}.tmp")
+    try:
+        write_gguf_adapter(run.adapter, describe(run.config()).model_config, aside)
+        aside.rename(target)
+    except OSError as error:
+        raise RunDirError(f"{target} cannot be written ({error})", "free space, or train first") from None
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
 
 
 def push(folder: Path, name: str) -> str:

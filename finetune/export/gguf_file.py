@@ -96,23 +96,24 @@ class _Tensors:
             with safe_open(path, framework="pt") as tensors:
                 tensor = tensors.get_tensor(ours)
             kind = self._kind_of(tuple(tensor.shape))
-            array = self._laid_out(ours, tensor.float()).contiguous().numpy()
+            array = laid_out(ours, tensor.float(), self.config, self.family).contiguous().numpy()
             yield array if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(array, kind)
 
     def _kind_of(self, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
         """llama.cpp adds and scales by vectors in float32."""
         return self.kind if len(shape) > 1 else gguf.GGMLQuantizationType.F32
 
-    def _laid_out(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """As llama.cpp has it. Of Llama's queries and keys it rotates neighbours, transformers the halves of a head."""
-        if self.family.norms_from_zero and name.endswith("norm.weight"):
-            return tensor + 1
-        heads = {"q_proj": self.config.num_attention_heads, "k_proj": self.config.num_key_value_heads}
-        count = heads.get(name.split(".")[-2])
-        if not self.family.rotates_neighbours or count is None:
-            return tensor
-        halves = tensor.reshape(count, 2, tensor.shape[0] // count // 2, *tensor.shape[1:])
-        return halves.transpose(1, 2).reshape(tensor.shape)
+
+def laid_out(name: str, tensor: torch.Tensor, config: PretrainedConfig, family: Family) -> torch.Tensor:
+    """A tensor, under transformers' name, as llama.cpp has it: of Llama's queries and keys it rotates neighbours,
+    transformers the halves of a head."""
+    if family.norms_from_zero and name.endswith("norm.weight"):
+        return tensor + 1
+    count = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+    if not family.rotates_neighbours or count is None:
+        return tensor
+    halves = tensor.reshape(count, 2, tensor.shape[0] // count // 2, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)
 
 
 def _stored(kind: gguf.GGMLQuantizationType) -> Any:

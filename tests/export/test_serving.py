@@ -1,7 +1,7 @@
 """A run's adapter and its merged model have the form in which vLLM and llama.cpp document that they load them.
 
-vLLM: docs.vllm.ai, LoRA adapters, and `vllm.lora.peft_helper`; llama.cpp: convert_lora_to_gguf.py. Neither's loader runs
-here: the files are held against what these read.
+vLLM: docs.vllm.ai, LoRA adapters, and `vllm.lora.peft_helper`; llama.cpp: convert_lora_to_gguf.py. Neither runs here:
+the files are held against what these read.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import re
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoConfig
+from typer.testing import CliRunner
 
 from finetune import exporting, pipeline
+from finetune.cli.main import app
 from finetune.config import load_config
+from finetune.errors import RunDirError
 from finetune.export import directory
 
 QUICK = ("training.rehearsal=false", "training.sample_answers=0", "lora={r: 4, alpha: 8, target_modules: all-linear}")
@@ -80,3 +84,16 @@ def test_the_merged_directory_is_what_vllm_reads(run, shard, tiny_model, monkeyp
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert (folder / "tokenizer.json").exists() and tokenizer["eos_token"] == "<|im_end|>"
     assert "<|im_start|>assistant" in (folder / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+def test_the_adapter_alone_for_llama_cpp(run):
+    """tests/export/test_gguf_adapter.py has what llama.cpp says with it."""
+    file = exporting.export_adapter(run)
+    names = {tensor.name for tensor in GGUFReader(file).tensors}
+    assert {"blk.0.attn_q.weight.lora_a", "blk.1.ffn_down.weight.lora_b"} <= names
+    assert len(names) == len(shapes(run / "adapter" / "adapter_model.safetensors"))
+    with pytest.raises(RunDirError, match=r"adapter\.gguf is there already"):
+        exporting.export_adapter(run)
+    file.unlink()
+    assert CliRunner().invoke(app, ["export", str(run), "--gguf-adapter"]).stdout.strip() == str(file)
+    assert not (run / "merged").exists() and not list(run.glob(".adapter*"))
