@@ -39,7 +39,9 @@ def tables() -> dict[str, str]:
     answers = ["| | llama.cpp through | same answer | of them ended at a stop token |", "| :--- | :--- | ---: | ---: |"]
     for key, found in results.items():
         title, models = TITLES[key], found["models"]
-        lost = models["trained"]["loss"] is not None  # of a run that holds nothing out, llama.cpp's answers alone are shown
+        lost = (
+            models["trained"]["loss"] is not None
+        )  # of a run that holds nothing out, llama.cpp's answers alone are shown
         lines += [f"| **{title}** | | | | |"] * lost
         for name, one in models.items() if lost else ():
             merging = "" if one.get("merging") is None else f"{one['merging']:.1e}"
