@@ -36,14 +36,11 @@ def tables() -> dict[str, str]:
         "| | held-out loss | nats a token from the trained | same likeliest token | by merging alone |",
         "| :--- | ---: | ---: | ---: | ---: |",
     ]
-    answers = ["| | llama.cpp through | same answer | of them ended at a stop token |", "| :--- | :--- | ---: | ---: |"]
-    for key, found in results.items():
-        title, models = TITLES[key], found["models"]
-        lost = (
-            models["trained"]["loss"] is not None
-        )  # of a run that holds nothing out, llama.cpp's answers alone are shown
-        lines += [f"| **{title}** | | | | |"] * lost
-        for name, one in models.items() if lost else ():
+    answers = ["| | llama.cpp through | same answer | answers that a stop token ended |", "| :--- | :--- | ---: | ---: |"]
+    for key, title in TITLES.items():
+        found = results[key]
+        lines.append(f"| **{title}** | | | | |")
+        for name, one in found["models"].items():
             merging = "" if one.get("merging") is None else f"{one['merging']:.1e}"
             figures = f"{one['loss']:.4f} | {one['divergence']:.4f} | {one['agreement']:.1%} | {merging}"
             lines.append(f"| {NAMES[name]} | {figures} |")
