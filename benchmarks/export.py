@@ -36,7 +36,7 @@ def tables() -> dict[str, str]:
         "| | held-out loss | nats a token from the trained | same likeliest token | by merging alone |",
         "| :--- | ---: | ---: | ---: | ---: |",
     ]
-    answers = ["| | llama.cpp through | same answer | answers that a stop token ended |", "| :--- | :--- | ---: | ---: |"]
+    answers = ["| | llama.cpp through | same answer | ended by a stop token |", "| :--- | :--- | ---: | ---: |"]
     for key, title in TITLES.items():
         found = results[key]
         lines.append(f"| **{title}** | | | | |")
