@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from finetune.data import ChatTemplate, LoadedData, load_data
 from finetune.errors import ConfigError, FinetuneError, ModelError, RunDirError
@@ -21,6 +23,7 @@ from finetune.export import (
     save_directory,
     write_card,
     write_gguf,
+    write_gguf_adapter,
 )
 from finetune.export.parity import LARGEST, QUESTIONS
 from finetune.model import answer, cast, dequantized, load_trained, merge, stop_tokens, stored_dtype, with_adapter
@@ -38,15 +41,16 @@ GREEDY = 24
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A model's held-out loss in nats a trained token (None where nothing can be held out), and its parity with the
-    model that was trained."""
+    """A model's held-out loss in nats a trained token (None where nothing can be held out), its parity with the model
+    that was trained, and how far merging took it, in nats a token, from its base with the adapter beside it."""
 
     loss: float | None
     parity: Parity
+    merging: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For export.json."""
-        return {"loss": self.loss, **dataclasses.asdict(self.parity)}
+        return {"loss": self.loss, **dataclasses.asdict(self.parity), "merging": self.merging}
 
 
 def export(
@@ -80,6 +84,26 @@ def export(
     finally:
         remove_folder(aside)
     return {**found, "directory": str(target)}
+
+
+def export_adapter(path: Path) -> Path:
+    """Writes a run's adapter as RUN/adapter.gguf, for llama.cpp beside a GGUF file of its base, and returns that file.
+
+    Raises RunDirError where it is there already, ModelError for an adapter that llama.cpp has no place for.
+    """
+    run = RunDir.open(path)
+    target = run.path / "adapter.gguf"
+    if target.exists():
+        raise RunDirError(f"{target} is there already", "remove it")
+    aside = target.with_name(f".{target.name}.tmp")
+    try:
+        write_gguf_adapter(run.adapter, describe(run.config()).model_config, aside)
+        aside.rename(target)
+    except OSError as error:
+        raise RunDirError(f"{target} cannot be written ({error})", "free space, or train first") from None
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
 
 
 def push(folder: Path, name: str) -> str:
@@ -177,7 +201,7 @@ class _Exporter:
                 f"{LARGEST:g}",
                 "load the adapter beside the base instead: it is in the run's directory adapter/",
             )
-        return merged, words, Measured(loss, compare(self.words, words))
+        return merged, words, Measured(loss, compare(self.words, words), changed)
 
     def _say_choice(self, found: dict[str, Measured], best: str) -> None:
         for name, one in found.items():
@@ -187,25 +211,35 @@ class _Exporter:
         self.say(f"merged into: {best}")
 
     def as_gguf(self, folder: Path, name: str) -> dict[str, Any]:
-        """Writes the file, and where llama.cpp is installed compares its answers with transformers' own."""
+        """Writes the file, and compares the answers of each llama.cpp that is installed with transformers' own."""
         write_gguf(folder, folder / name, Path(name).stem)
-        if not llama_cpp.installed():
+        packages = llama_cpp.installed()
+        found = {"file": name, "prompts": len(QUESTIONS), "packages": {}}
+        if not packages:
             self.say("llama.cpp was not asked: `pip install xllamacpp` proves the file here")
-            return {"file": name, "proven": False}
-        theirs = llama_cpp.answers(folder / name, self.rendered, GREEDY)
-        return {"file": name, "proven": True, **self._compared(folder, theirs)}
-
-    def _compared(self, folder: Path, theirs: list[llama_cpp.Answer]) -> dict[str, Any]:
-        from transformers import AutoModelForCausalLM
-
-        read, own = [one.prompt_tokens for one in theirs], [len(ids) for ids in self.texts]
-        if read != own:
-            raise ModelError(
-                f"llama.cpp reads the prompts as {read} tokens, not as {own}",
-                "export without --gguf: the merged directory is proven",
-            )
+            return found
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         ours = [answer(model, self.tokenizer, text, max_new_tokens=GREEDY) for text in self.rendered]
+        chat = bool(self.tokenizer.chat_template)
+        for package in packages:
+            # In a conversation llama.cpp renders the template itself.
+            theirs = llama_cpp.answers(package, folder / name, QUESTIONS, GREEDY, chat=chat)
+            found["packages"][package] = self._compared(package, ours, theirs)
+        return found
+
+    def _compared(self, package: str, ours: list[str], theirs: list[llama_cpp.Answer]) -> dict[str, Any]:
+        special = not self.tokenizer.chat_template  # without one llama.cpp adds the tokenizer's BOS
+        own = [len(self.tokenizer(text, add_special_tokens=special)["input_ids"]) for text in self.rendered]
+        read = [one.prompt_tokens for one in theirs]
+        if read != own:
+            raise ModelError(
+                f"llama.cpp ({package}) reads the prompts as {read} tokens, not as {own}",
+                "export without --gguf: the merged directory is proven",
+            )
         same = sum(one.strip() == other.text.strip() for one, other in zip(ours, theirs, strict=True))
-        self.say(f"llama.cpp answers {same} of {len(ours)} prompts with the same text")
-        return {"prompts": len(ours), "same_text": same}
+        self.say(f"llama.cpp ({package}) answers {same} of {len(ours)} prompts with the same text")
+        return {
+            "version": metadata.version(package),
+            "same_text": same,
+            "stopped": sum(one.stopped for one in theirs),
+        }

@@ -106,6 +106,9 @@ def export(
     run: Run,
     merged: Annotated[bool, typer.Option("--merged", help="Merge the adapter into the base, as a directory.")] = False,
     gguf: Annotated[bool, typer.Option("--gguf", help="The same, and as one file for llama.cpp in it.")] = False,
+    gguf_adapter: Annotated[
+        bool, typer.Option("--gguf-adapter", help="The adapter alone for llama.cpp, as RUN/adapter.gguf.")
+    ] = False,
     base: Annotated[
         Literal["auto", "16bit", "dequantized"],
         typer.Option(help="Merge into the published base, or as training saw it; auto takes the better."),
@@ -115,15 +118,17 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Merge what was trained, prove that it says the same, and write it for other programs."""
-    if not (merged or gguf):
+    if not (merged or gguf or (gguf_adapter and not push)):
         hint = "add --merged, or --gguf; the adapter itself is in the run's directory adapter/"
         raise ConfigError(f"export {run}: nothing to write was named", hint)
     from finetune import exporting
 
-    found = exporting.export(run, gguf=gguf, base=base, output=output, say=lambda line: say([line]))
+    found = {"adapter": str(exporting.export_adapter(run))} if gguf_adapter else {}
+    if merged or gguf:
+        found |= exporting.export(run, gguf=gguf, base=base, output=output, say=lambda line: say([line]))
     if push:
         found["url"] = exporting.push(Path(found["directory"]), push)
-    print_json(found) if as_json else print(found.get("url") or found["directory"])
+    print_json(found) if as_json else print(found.get("url") or found.get("directory") or found["adapter"])
 
 
 def report(run: Run) -> None:

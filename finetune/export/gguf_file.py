@@ -14,21 +14,14 @@ import gguf
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from finetune.errors import ModelError
+from finetune.export.gguf_families import OTHERS, Family, add_sizes, family_of, llama3_frequencies
 from finetune.export.gguf_tokenizer import add_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-ARCHITECTURES = {
-    "llama": gguf.MODEL_ARCH.LLAMA,
-    "mistral": gguf.MODEL_ARCH.LLAMA,
-    "qwen2": gguf.MODEL_ARCH.QWEN2,
-    "qwen3": gguf.MODEL_ARCH.QWEN3,
-}
-"""Families of transformers and what llama.cpp calls them."""
 
 TYPES = {
     torch.bfloat16: (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
@@ -37,8 +30,6 @@ TYPES = {
 }
 """Types of weights: of a matrix, and what the file says of itself."""
 
-OTHERS = "llama.cpp's own convert_hf_to_gguf.py knows more families: give it the merged directory"
-
 
 def write_gguf(folder: Path, file: Path, name: str) -> None:
     """Writes `file` from the model in `folder`, one tensor at a time.
@@ -46,16 +37,15 @@ def write_gguf(folder: Path, file: Path, name: str) -> None:
     Raises ModelError for a family, tokenizer or position scaling that it does not know; OSError.
     """
     config = AutoConfig.from_pretrained(folder)
-    architecture = ARCHITECTURES.get(config.model_type)
-    if architecture is None:
-        known = ", ".join(ARCHITECTURES)
-        raise ModelError(f"{folder}: no GGUF is written of model_type {config.model_type!r}, only of {known}", OTHERS)
-    writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[architecture])
+    family = family_of(config)
+    writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[family.architecture])
     try:
-        dtype = config.dtype or torch.bfloat16
-        _add_sizes(writer, config, name, TYPES[dtype][1])
-        add_tokenizer(writer, folder, config.vocab_size)
-        tensors = _Tensors(folder, config, architecture, TYPES[dtype][0])
+        kind, file_type = TYPES[config.dtype or torch.bfloat16]
+        writer.add_name(name)
+        writer.add_file_type(file_type)
+        add_sizes(writer, config)
+        add_tokenizer(writer, folder, config.vocab_size, _stops(folder))
+        tensors = _Tensors(folder, config, family, kind)
         for title, shape, kind in tensors.listed():
             size = math.prod(shape) * np.dtype(_stored(kind)).itemsize
             writer.add_tensor_info(title, shape, np.dtype(_stored(kind)), size, raw_dtype=kind)
@@ -68,39 +58,17 @@ def write_gguf(folder: Path, file: Path, name: str) -> None:
         writer.close()
 
 
-def _add_sizes(writer: gguf.GGUFWriter, config: PretrainedConfig, name: str, file_type: gguf.LlamaFileType) -> None:
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    writer.add_name(name)
-    writer.add_file_type(file_type)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(width)
-    writer.add_value_length(width)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(width)
-    rope = config.rope_parameters
-    writer.add_rope_freq_base(float(rope["rope_theta"]))
-    if rope.get("rope_type", "default") == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(float(rope["factor"]))
-    elif rope.get("rope_type", "default") not in ("default", "llama3"):
-        raise ModelError(f"no GGUF is written of rope_type {rope['rope_type']!r}", OTHERS)
+def _stops(folder: Path) -> list[int]:
+    stops = GenerationConfig.from_pretrained(folder).eos_token_id
+    return stops if isinstance(stops, list) else [] if stops is None else [stops]
 
 
 class _Tensors:
     """The tensors of a directory under llama.cpp's names, in one order."""
 
-    def __init__(
-        self, folder: Path, config: PretrainedConfig, architecture: gguf.MODEL_ARCH, kind: gguf.GGMLQuantizationType
-    ) -> None:
-        self.config, self.kind, self.permutes = config, kind, architecture == gguf.MODEL_ARCH.LLAMA
-        names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    def __init__(self, folder: Path, config: PretrainedConfig, family: Family, kind: gguf.GGMLQuantizationType) -> None:
+        self.config, self.family, self.kind = config, family, kind
+        names = gguf.get_tensor_name_map(family.architecture, config.num_hidden_layers)
         self.places: list[tuple[str, str, Path]] = []
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as tensors:
@@ -109,7 +77,7 @@ class _Tensors:
                     if theirs is None:
                         raise ModelError(f"{folder}: llama.cpp has no place for the tensor {ours}", OTHERS)
                     self.places.append((ours, theirs, path))
-        self.frequencies = _llama3_frequencies(config)
+        self.frequencies = llama3_frequencies(config)
 
     def listed(self) -> Iterator[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType]]:
         """Name, shape and type of each."""
@@ -128,36 +96,26 @@ class _Tensors:
             with safe_open(path, framework="pt") as tensors:
                 tensor = tensors.get_tensor(ours)
             kind = self._kind_of(tuple(tensor.shape))
-            array = self._permuted(ours, tensor.float()).contiguous().numpy()
+            array = laid_out(ours, tensor.float(), self.config, self.family).contiguous().numpy()
             yield array if kind == gguf.GGMLQuantizationType.F32 else gguf.quants.quantize(array, kind)
 
     def _kind_of(self, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
         """llama.cpp adds and scales by vectors in float32."""
         return self.kind if len(shape) > 1 else gguf.GGMLQuantizationType.F32
 
-    def _permuted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Of Llama's queries and keys llama.cpp rotates neighbours, transformers the halves of a head."""
-        heads = {"q_proj": self.config.num_attention_heads, "k_proj": self.config.num_key_value_heads}
-        count = heads.get(name.split(".")[-2])
-        if not self.permutes or count is None:
-            return tensor
-        halves = tensor.reshape(count, 2, tensor.shape[0] // count // 2, *tensor.shape[1:])
-        return halves.transpose(1, 2).reshape(tensor.shape)
+
+def laid_out(name: str, tensor: torch.Tensor, config: PretrainedConfig, family: Family) -> torch.Tensor:
+    """A tensor, under transformers' name, as llama.cpp has it: of Llama's queries and keys it rotates neighbours,
+    transformers the halves of a head."""
+    if family.norms_from_zero and name.endswith("norm.weight"):
+        return tensor + 1
+    count = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+    if not family.rotates_neighbours or count is None:
+        return tensor
+    halves = tensor.reshape(count, 2, tensor.shape[0] // count // 2, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)
 
 
 def _stored(kind: gguf.GGMLQuantizationType) -> Any:
     """numpy's type of that size: it has no bfloat16."""
     return {gguf.GGMLQuantizationType.F32: np.float32, gguf.GGMLQuantizationType.F16: np.float16}.get(kind, np.uint16)
-
-
-def _llama3_frequencies(config: PretrainedConfig) -> np.ndarray | None:
-    """Factors by which Llama 3.1 divides the rotary frequencies (transformers' `_compute_llama3_parameters`)."""
-    rope = config.rope_parameters
-    if rope.get("rope_type") != "llama3":
-        return None
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-    waves = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, width, 2) / width)
-    turns = rope["original_max_position_embeddings"] / waves
-    share = np.clip((turns - low) / (high - low), 0, 1)
-    return (1 / ((1 - share) / factor + share)).astype(np.float32)

@@ -7,6 +7,7 @@ import importlib
 from checked_page import Page
 from repo import REPO
 
+from finetune.export.gguf_families import FAMILIES
 from finetune.export.parity import LARGEST, QUESTIONS
 
 
@@ -18,4 +19,7 @@ def test_every_number(monkeypatch) -> None:
     page.says(f"at most {LARGEST:g} nats a token apart")
     assert len(QUESTIONS) == 8
     page.says("over eight rendered conversations")
+    assert list(FAMILIES) == ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "phi3"]
+    page.says("Families with a GGUF file: Llama, Mistral, Qwen2, Qwen3, Gemma 2, Gemma 3 (text), Phi-3 and OLMo 2")
+    page.says("scalings of positions but linear and Llama 3's, are refused")  # test_gguf_families.py
     assert page.unchecked() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from finetune import exporting, pipeline
 from finetune.config import load_config
 from finetune.errors import ConfigError, ModelError, RunDirError
-from finetune.export import directory, llama_cpp, log_probabilities
+from finetune.export import directory, gguf_file, llama_cpp, log_probabilities
 
 QUICK = ("training.rehearsal=false", "training.sample_answers=0", "training.learning_rate=0.05")
 
@@ -168,16 +169,34 @@ def test_an_upload_that_fails_says_where_it_is(run, monkeypatch):
 # llama.cpp
 
 
-# scripts/test installs it with finetune[dev]; its wheels are for fewer systems than finetune is.
-@pytest.mark.skipif(not llama_cpp.installed(), reason="xllamacpp is not installed")
+# scripts/test installs xllamacpp with finetune[dev]; its wheels are for fewer systems than finetune is.
+@pytest.mark.skipif(not llama_cpp.installed(), reason="neither xllamacpp nor llama-cpp-python is installed")
 def test_llama_cpp_answers_as_transformers_does(run):
-    found = exporting.export(run, gguf=True, say=lambda line: None)
-    assert found["gguf"] == {"file": "merged.gguf", "proven": True, "prompts": 8, "same_text": 8}
+    found = exporting.export(run, gguf=True, say=lambda line: None)["gguf"]
+    assert list(found["packages"]) == llama_cpp.installed()
+    assert (found["file"], found["prompts"]) == ("merged.gguf", 8)
+    for package, one in found["packages"].items():
+        assert one["same_text"] == 8, package
+        assert one["version"] == metadata.version(package)
     assert GGUFReader(run / "merged" / "merged.gguf").fields["general.name"].contents() == "merged"
 
 
+@pytest.mark.skipif(not llama_cpp.installed(), reason="neither xllamacpp nor llama-cpp-python is installed")
+def test_a_file_that_reads_prompts_otherwise_is_refused(run, monkeypatch):
+    honest = gguf_file.add_tokenizer
+
+    def other(writer, *given):
+        honest(writer, *given)
+        writer.kv_data[0]["tokenizer.chat_template"].value += "{{ 'and more' }}"
+
+    monkeypatch.setattr(gguf_file, "add_tokenizer", other)
+    with pytest.raises(ModelError, match=r"llama\.cpp \(\S+\) reads the prompts as \[.*\] tokens, not as \["):
+        exporting.export(run, gguf=True, say=lambda line: None)
+    assert not (run / "merged").exists()
+
+
 def test_a_family_without_a_file_is_refused(run, monkeypatch):
-    monkeypatch.setattr("finetune.export.gguf_file.ARCHITECTURES", {})
+    monkeypatch.setattr("finetune.export.gguf_families.FAMILIES", {})
     with pytest.raises(ModelError, match="no GGUF is written of model_type 'llama'"):
         exporting.export(run, gguf=True, say=lambda line: None)
     assert not (run / "merged").exists()
