@@ -68,7 +68,9 @@ def preflight(
     ] = None,
     data: WithData = False,
     examples: Annotated[int | None, typer.Option(min=1, help="Number of training rows, for the time in all.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Add the sum that a person can check by hand.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add the sum that a person can check by hand, and why what is float32 is.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Will it fit? Without a GPU and without weights."""
@@ -76,7 +78,7 @@ def preflight(
 
     loaded = load_config(config, overrides or [])
     from finetune import pipeline
-    from finetune.preflight import closed_form, show
+    from finetune.preflight import closed_form, show, wide
 
     if most is not None:
         found = pipeline.solve_for(loaded, gpu, most)
@@ -86,6 +88,7 @@ def preflight(
     print_json(verdict.to_json()) if as_json else show(verdict, Console())
     if explain and not as_json:
         print(closed_form.explain(verdict.spec, traced=verdict.prediction.allocated, batch=verdict.batch))
+        print("", wide.listed(wide.float32_tensors(verdict.spec)), sep="\n")
     if not verdict.fits:
         raise typer.Exit(3)
 

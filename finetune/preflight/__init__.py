@@ -15,6 +15,7 @@ depth.py         the same from two shallow traces, for whoever needs many
 verdict.py       prediction against device: fits or not
   advice.py, largest.py, changes.py   what would make it fit, and the most that does
 hardware.py, disk.py, duration.py     cards, disk and time
+wide.py          every float32 tensor of a step, and why it is one
 closed_form.py   the peak by a sum that a person can check, of instants.py, inference.py and letters.py
 show.py          a verdict for people
 """

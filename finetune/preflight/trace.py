@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -30,16 +31,24 @@ STEPS = {"sft": Step, "dpo": PreferenceStep, "rloo": RolloutStep, "grpo": Rollou
 """The step of each method."""
 
 
-def trace(spec: RunSpec, batch: Batch | None = None, *, loop: Loop = OURS, model: PeftModel | None = None) -> Tape:
+def trace(
+    spec: RunSpec,
+    batch: Batch | None = None,
+    *,
+    loop: Loop = OURS,
+    model: PeftModel | None = None,
+    recording: Callable[..., Recorder] = Recorder,
+) -> Tape:
     """The tape of a run's first updates. `batch` is the worst that its configuration allows where None.
 
-    `model` is a built one, to trace the same step on real tensors; where None it is the skeleton.
+    `model` is a built one, to trace the same step on real tensors; where None it is the skeleton. `recording` makes the
+    recorder.
     """
     target = spec.device.kind
     model = model or spec.skeleton()
     device = next(model.parameters()).device.type
     batch = batch or worst_batch(spec)
-    recorder = Recorder(device, target, workspace_bytes(spec.device) // HANDLES)
+    recorder = recording(device, target, workspace_bytes(spec.device) // HANDLES)
     made_here = spec.config.model.weights == "random"  # module by module, nothing is read
     load(recorder, model, spec.dtype, moved=loop.moved or made_here)
     with ExitStack() as stack:
