@@ -15,7 +15,8 @@ from typing import Any
 from environment import REPO
 
 from finetune.config import load_config
-from finetune.preflight import find_card, predict, solve
+from finetune.preflight import find_card, solve
+from finetune.preflight.depth import price
 from finetune.spec import RunSpec, describe
 
 CONFIG, CARD = REPO / "configs" / "qlora_r32_long.yaml", "24GiB"
@@ -48,7 +49,7 @@ def measure() -> dict[str, Any]:
     found = {}
     for step in STEPS:
         tokens = solve(described(step, 32_768), "seq_len")
-        memory = predict(described(step, tokens))
+        memory = price(described(step, tokens))
         found[step] = {"tokens": tokens, "allocated_bytes": memory.allocated, "process_bytes": memory.process}
     return {"config": CONFIG.name, "card": CARD, "steps": found}
 

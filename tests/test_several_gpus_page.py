@@ -26,9 +26,11 @@ def test_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for overrides in several.CASES.values():
         config = load_config(several.CONFIG, overrides)
         assert (config.training.effective_batch_size, config.data.max_length, config.lora.r) == (16, 2048, 16)
+        assert config.quantization.type == "nf4"
         if config.training.gradient_accumulation_steps < 16:
             Processes(0, 8).require_shares(config)
     page.says("for packs of 2,048 tokens and r = 16 on the attention projections, 16 packs an update")
+    page.says("no more than one card in 4 bits")
     page.says("Where 16 packs are more than 8 cards need")
     page.says(f"with 8 in a ring, {2 * 7 / 8:g} times the last column")
     assert "30 seconds" in inspect.getsource(torch.distributed.run)

@@ -15,7 +15,8 @@ from checked_page import Page
 from repo import REPO
 
 from finetune.config import load_config
-from finetune.preflight import find_card, predict
+from finetune.preflight import find_card
+from finetune.preflight.depth import price
 from finetune.spec import describe
 
 BENCHMARKS = REPO / "benchmarks"
@@ -105,6 +106,6 @@ def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_longest_rows_take_what_the_table_says(speed: ModuleType, step: int) -> None:
     long = importlib.import_module("long_context")
     name, found = list(json.loads(long.RESULT.read_text(encoding="utf-8"))["steps"].items())[step]
-    memory = predict(long.described(name, found["tokens"]))
+    memory = price(long.described(name, found["tokens"]))
     assert (memory.allocated, memory.process) == (found["allocated_bytes"], found["process_bytes"])
     assert memory.process <= find_card(long.CARD).memory_bytes
