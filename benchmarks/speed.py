@@ -85,9 +85,9 @@ def main() -> None:
         files = {"short": options.data, "full": Path(folder) / "full.jsonl"}
         write_full(options.data, files["full"], options.model)
         for number, (kind, ways) in itertools.product(range(options.rounds), WAYS.items()):
-            for name, way in ways.items():
+            for place, (name, way) in enumerate(ways.items()):
                 print(f"round {number + 1} of {options.rounds}: {kind} rows, {name}", file=sys.stderr, flush=True)
-                out = Path(folder) / f"{kind}-{number}-{name}"
+                out = Path(folder) / f"{kind}-{number}-{place}"
                 found.setdefault(kind, {}).setdefault(name, []).append(run_way(way, options.model, files[kind], out))
                 if number == 0 and options.eval:
                     held_out.setdefault(kind, {})[name] = score(options, out)
@@ -154,7 +154,7 @@ def score(options: argparse.Namespace, out: Path) -> float:
     lines = options.eval.read_text(encoding="utf-8").splitlines(keepends=True)[:HELD_OUT_ROWS]
     rows.write_text("".join(lines), encoding="utf-8")
     config.write_text(CONFIG.format(model=options.model, data=rows, steps=1, run=out / "none"), encoding="utf-8")
-    spec = describe(load_config(config, [f"data.eval={options.data}", "lora.dtype=float32"]))
+    spec = describe(load_config(config, [f"data.eval={options.data}", "lora.dtype=float32", "data.max_truncated=1"]))
     data = load_data(spec)
     return evaluate_model(spec, load_trained(spec, out / "adapter"), data.train.rows, data.collator)
 
