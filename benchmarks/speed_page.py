@@ -27,6 +27,16 @@ def tables() -> dict[str, str]:
     return {"parts": parts(measured), "beside": beside(measured), "profile": profile, **long_context.tables()}
 
 
+def brief() -> str:
+    """The table of the README."""
+    result, ways = load("speed"), (speed.PLAIN, "TRL + PEFT, best flags", speed.OURS)
+    lines = [f"| tokens/s | {' | '.join(ways)} |", "| :--- | ---: | ---: | ---: |"]
+    for kind, label in (("short", "short rows"), ("full", "rows that fill every sequence")):
+        rates = [statistics.median(result[kind][name]["tokens_per_second"]) for name in ways]
+        lines.append(f"| {label} | {' | '.join(f'{rate:.0f}' for rate in rates)} |")
+    return "\n".join(lines)
+
+
 def parts(result: dict[str, Any]) -> str:
     """What finetune's speed on short rows is without each part, as a share of what it is with all."""
     short = result["short"]
