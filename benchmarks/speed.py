@@ -62,9 +62,8 @@ WAYS = {
         PLAIN: _trl(8, 2),
         "TRL + PEFT, best flags": _trl(1, 2, packing=True, activation_checkpointing=False),
         OURS: _ours(1, 2, PACKED),
-        **{
-            f"finetune, {part}": _ours(*((8, 2) if part == "padded" else (1, 2)), *keys) for part, keys in PARTS.items()
-        },
+        "finetune, padded": _ours(8, 2),
+        **{f"finetune, {part}": _ours(1, 2, PACKED, *keys) for part, keys in PARTS.items()},
     },
     "full": {
         PLAIN: _trl(1, 2),
