@@ -11,6 +11,7 @@ from repo import REPO
 
 from finetune.config import load_config, load_each, load_sweep
 from finetune.preflight import preflight
+from finetune.preflight.depth import price
 from finetune.spec import RunSpec, describe
 
 CONFIGS = sorted((REPO / "configs").glob("*.yaml"))
@@ -96,10 +97,13 @@ def test_parameters_agree_with_the_published_configuration(described: tuple[Path
 
 
 def test_it_fits_its_card_with_room(described: tuple[Path, RunSpec]) -> None:
-    verdict = preflight(described[1])
+    path, spec = described
+    if path.stem in ROOM:  # many chunks take long to trace whole
+        assert price(spec).process < ROOM[path.stem] * spec.device.memory_bytes
+        return
+    verdict = preflight(spec)
     assert verdict.fits
-    share = verdict.prediction.process / described[1].device.memory_bytes
-    assert share < ROOM.get(described[0].stem, 0.9)
+    assert verdict.prediction.process < 0.9 * spec.device.memory_bytes
 
 
 def test_figures_in_the_comments(described: tuple[Path, RunSpec]) -> None:
