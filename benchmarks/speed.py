@@ -3,8 +3,8 @@
     python benchmarks/speed.py --model DIR --data ROWS.jsonl --eval ROWS.jsonl [--rounds 5] [--json OUT]
 
 Two kinds of rows: short ones as they are, and long ones, made of them, that fill every sequence. Each round runs every
-way once, each in a process of its own, so that a change in the machine's load falls on all of them; everything computes
-in float32. Plain TRL is `SFTConfig` as it comes; TRL's best flags are packing and no recomputing of activations.
+way once, the first two also finetune without each of its parts, each in a process of its own, so that a change in the
+machine's load falls on all of them; everything computes in float32. Plain TRL is `SFTConfig` as it comes; TRL's best flags are packing and no recomputing of activations.
 The rows are conversations in messages format, and every token is trained. The adapters of the first round score the
 same held-out rows.
 """

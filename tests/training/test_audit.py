@@ -80,9 +80,14 @@ def change_attention(assembly):
     assembly.model.config._attn_implementation = "eager"
 
 
+def scale_the_logits(assembly):
+    assembly.model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: logits * 1.5)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (scale_the_logits, "logits: described as what the output layer makes of hidden states, built as others"),
         (cast_one, "layers.0.self_attn.q_proj.lora_A.default.weight: described as trained torch.float32 [4, 64], "
                    "built as trained torch.bfloat16 [4, 64]"),
         (freeze_one, "q_proj.lora_B.default.weight: described as trained torch.float32 [64, 4], "
