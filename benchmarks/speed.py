@@ -4,9 +4,9 @@
 
 Two kinds of rows: short ones as they are, and long ones, made of them, that fill every sequence. Each round runs every
 way once, the first two also finetune without each of its parts, each in a process of its own, so that a change in the
-machine's load falls on all of them; everything computes in float32. Plain TRL is `SFTConfig` as it comes; TRL's best flags are packing and no recomputing of activations.
-The rows are conversations in messages format, and every token is trained. The adapters of the first round score the
-same held-out rows.
+machine's load falls on all of them; everything computes in float32. Plain TRL is `SFTConfig` as it comes; TRL's best
+flags are packing and no recomputing of activations. The rows are conversations in messages format, and every token is
+trained. The adapters of the first round score the same held-out rows.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from environment import REPO, environment
 from parity_trl import CONFIG, run_ours, run_plain
 
 LENGTH = 512
-STEPS = 3
-"""Updates of each run; the first is left out of the time."""
+STEPS, WARM_UP = 4, 2
+"""Updates of each run, and those that are left out of the time: finetune follows its tensors through the first."""
 PLAIN, OURS = "TRL + PEFT, plain", "finetune"
 HELD_OUT_ROWS = 64
 
@@ -179,8 +179,8 @@ def _kind(runs: dict[str, list[dict[str, Any]]], held_out: dict[str, float]) -> 
 
 
 def _speed(run: dict[str, Any]) -> float:
-    """Tokens per second over the updates but the first; every token is trained, but the first of each row."""
-    seconds = (run["ends"][-1] - run["ends"][0]) / (len(run["ends"]) - 1)
+    """Tokens per second over the updates behind the warm-up; every token is trained, but the first of each row."""
+    seconds = (run["ends"][-1] - run["ends"][WARM_UP - 1]) / (len(run["ends"]) - WARM_UP)
     return run["tokens"] / len(run["ends"]) / seconds
 
 

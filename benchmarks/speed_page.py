@@ -22,19 +22,12 @@ def load(name: str) -> dict[str, Any]:
 
 def tables() -> dict[str, str]:
     """Each table by the name of its place."""
-    measured, profiled = load("speed"), load("profile_step")
+    profiled = load("profile_step")
     profile = f"{profile_step.table(profiled)}\n\n{profile_step.summary(profiled)}."
-    return {"parts": parts(measured), "beside": beside(measured), "profile": profile, **long_context.tables()}
-
-
-def brief() -> str:
-    """The table of the README."""
-    result, ways = load("speed"), (speed.PLAIN, "TRL + PEFT, best flags", speed.OURS)
-    lines = [f"| tokens/s | {' | '.join(ways)} |", "| :--- | ---: | ---: | ---: |"]
-    for kind, label in (("short", "short rows"), ("full", "rows that fill every sequence")):
-        rates = [statistics.median(result[kind][name]["tokens_per_second"]) for name in ways]
-        lines.append(f"| {label} | {' | '.join(f'{rate:.0f}' for rate in rates)} |")
-    return "\n".join(lines)
+    measured = {}
+    if (RESULTS / "speed.json").exists():
+        measured = {"parts": parts(load("speed")), "beside": beside(load("speed"))}
+    return {**measured, "profile": profile, **long_context.tables()}
 
 
 def parts(result: dict[str, Any]) -> str:
