@@ -43,7 +43,7 @@ def test_losses_equal_those_of_plain_trl(tiny_model: Path, rows_file: Path, tmp_
     assert "largest relative difference" in done.stdout
     result = json.loads(out.read_text())
     assert result["passed"] and result["tolerance"] == 1e-4
-    assert result["max_relative_difference"] < 1e-6, "bitwise equal when written; adapters in fp32 differ by 2e-5"
+    assert result["max_relative_difference"] < 5e-6, "float32 summed in another order; adapters in fp32 differ by 2e-5"
     plain, ours = result["losses"]["plain_trl"], result["losses"]["finetune"]
     assert len(plain) == len(ours) == 6
     assert len(set(plain)) == 6, "the model learned nothing: equal losses would prove nothing"
