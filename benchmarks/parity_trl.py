@@ -9,6 +9,7 @@ settings and TRL's adapter dtype. Exits with 1 where the losses differ by more t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -61,7 +62,7 @@ def main() -> None:
         "passed": passed,
         "max_relative_difference": max(differences),
         "losses": {"plain_trl": plain["losses"], "finetune": ours["losses"]},
-        "tokens": {"plain_trl": plain["tokens"], "finetune": ours["tokens"]},
+        "tokens": {"plain_trl": plain["tokens"][-1], "finetune": ours["tokens"][-1]},
         "environment": environment(),
     }
     if options.json:
@@ -89,8 +90,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def run_plain(model: str, data: Path, folder: Path, steps: int, **fields: Any) -> dict[str, Any]:
-    """Plain TRL with other `fields` of SFTConfig: losses, the end of each update in seconds, tokens without padding,
-    the peak memory of its process. The adapter is left in `folder`/adapter."""
+    """Plain TRL with other `fields` of SFTConfig: losses, and of each update its end in seconds and the tokens so far,
+    without padding; the peak memory of its process. The adapter is left in `folder`/adapter."""
     script, out = Path(__file__).with_name("plain_trl.py"), folder / "plain.json"
     extra = ["--set", json.dumps(fields), "--adapter", folder / "adapter"]
     run_python(script, model, data, out, "--steps", steps, *extra)
@@ -106,10 +107,17 @@ def run_ours(model: str, data: Path, folder: Path, steps: int, *overrides: str) 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     updates = [line for line in lines if "loss" in line]
+    ends = [line["seconds"] for line in updates]
+    taken = (end - start for start, end in itertools.pairwise([0.0, *ends]))
     return {
         "losses": [line["loss"] for line in updates],
-        "ends": [line["seconds"] for line in updates],
-        "tokens": report["train"]["tokens"],
+        "ends": ends,
+        "tokens": [
+            round(tokens)
+            for tokens in itertools.accumulate(
+                line["tokens_per_second"] * each for line, each in zip(updates, taken, strict=True)
+            )
+        ],
         "peak_bytes": report["memory"]["process_bytes"],
     }
 

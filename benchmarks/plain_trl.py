@@ -95,7 +95,7 @@ if options.adapter:
 result = {
     "losses": [entry["loss"] for entry in history if "loss" in entry],
     "ends": clock.ends,
-    "tokens": int(history[-2]["num_tokens"]),
+    "tokens": [int(entry["num_tokens"]) for entry in history if "loss" in entry],  # so far, without padding
     "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
 }
 options.out.write_text(json.dumps(result), encoding="utf-8")
