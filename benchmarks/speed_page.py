@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import kept_layers
 import long_context
 import profile_step
 import speed
@@ -24,18 +25,32 @@ def tables() -> dict[str, str]:
     """Each table by the name of its place."""
     profiled = load("profile_step")
     profile = f"{profile_step.table(profiled)}\n\n{profile_step.summary(profiled)}."
-    measured = {}
-    if (RESULTS / "speed.json").exists():
-        measured = {"parts": parts(load("speed")), "beside": beside(load("speed"))}
-    return {**measured, "profile": profile, **long_context.tables()}
+    measured = load("speed")
+    return {
+        "parts": parts(measured),
+        "beside": beside(measured),
+        "profile": profile,
+        **kept_layers.tables(),
+        **long_context.tables(),
+    }
+
+
+def brief() -> str:
+    """The table of the README."""
+    result, ways = load("speed"), (speed.PLAIN, "TRL + PEFT, best flags", speed.OURS)
+    lines = [f"| tokens/s | {' | '.join(ways)} |", "| :--- | ---: | ---: | ---: |"]
+    for kind, label in (("short", "short rows"), ("full", "rows that fill every sequence")):
+        rates = [statistics.median(result[kind][name]["tokens_per_second"]) for name in ways]
+        lines.append(f"| {label} | {' | '.join(f'{rate:.0f}' for rate in rates)} |")
+    return "\n".join(lines)
 
 
 def parts(result: dict[str, Any]) -> str:
-    """What finetune's speed on short rows is without each part, as a share of what it is with all."""
+    """Finetune's speed on short rows without each part, as a share of what it is with all in the same rounds."""
     short = result["short"]
     ours = short[speed.OURS]["tokens_per_second"]
     lines = ["| on short rows | tokens/s, median | of the default |", "| :--- | ---: | ---: |"]
-    for name in [speed.OURS, *(name for name in short if name.startswith(f"{speed.OURS}, "))]:
+    for name in [speed.OURS, "finetune, padded", *(f"{speed.OURS}, {part}" for part in speed.PARTS)]:
         rates = short[name]["tokens_per_second"]
         shares = [rate / other for rate, other in zip(rates, ours, strict=False)]
         label = "the default" if name == speed.OURS else name.removeprefix(f"{speed.OURS}, ")
@@ -46,7 +61,7 @@ def parts(result: dict[str, Any]) -> str:
 def beside(result: dict[str, Any]) -> str:
     """Peers and finetune, on short rows and on full ones."""
     names = ("TRL + PEFT", speed.OURS)
-    shown = (speed.OURS, f"{speed.OURS}, padded", f"{speed.OURS}, nothing recomputed")
+    shown = (speed.OURS, f"{speed.OURS}, padded", f"{speed.OURS}, recomputing")
     kept = {
         kind: {name: one for name, one in result[kind].items() if name.startswith(names[0]) or name in shown}
         for kind in speed.WAYS

@@ -19,7 +19,17 @@ from finetune.data import ChatTemplate, LoadedData, load_data
 from finetune.errors import ConfigError, DataError, DoesNotFit, ProcessLost, Stopped
 from finetune.model import answer, build_model, load_trained
 from finetune.plan import DataSize, Plan, make_plan, require_sense
-from finetune.preflight import Batch, Verdict, find_card, predict, preflight, relief, solve, worst_batch
+from finetune.preflight import (
+    Batch,
+    Verdict,
+    decide_recomputing,
+    find_card,
+    predict,
+    preflight,
+    relief,
+    solve,
+    worst_batch,
+)
 from finetune.processes import ALONE, Processes
 from finetune.report import (
     Measured,
@@ -72,6 +82,7 @@ def train(
     """
     set_allocator(config)
     spec = describe(config, None if processes.alone else find_device(config.hardware, processes.local_count))
+    spec = decide_recomputing(spec, processes.told(lambda: _recomputed(spec, resume)))
     say = functools.partial(_say, console if processes.main else Console(quiet=True))
     with Interrupts(say, processes) as interrupts, _open_run(spec, resume, say, processes) as run:
         receipt = Receipt(run, allow_drift=allow_drift)
@@ -161,7 +172,7 @@ def plan_ahead(
 def _look_ahead(
     config: RunConfig, gpu: str | None, with_data: bool, examples: int | None
 ) -> tuple[Verdict, DataSize | None]:
-    spec = describe(config, find_card(gpu) if gpu else None)
+    spec = decide_recomputing(describe(config, find_card(gpu) if gpu else None))
     if not with_data:
         return preflight(spec, examples=examples), None
     data = load_data(spec)
@@ -260,6 +271,13 @@ def largest_batch(spec: RunSpec, data: LoadedData) -> Batch:
         return Batch(rows, longest[0], padded=True, prompt_tokens=longest[0] - data.completion)
     packed = spec.config.data.packing
     return Batch(len(longest), longest[0], padded=not packed and longest[-1] < longest[0], packed=packed)
+
+
+def _recomputed(spec: RunSpec, resume: bool) -> bool | int | str:
+    """What the run recomputes: what it did before, whatever else is now on its card."""
+    saved = Path(spec.config.output_dir).expanduser() / "config.yaml"
+    config = load_config(saved) if resume and saved.is_file() else decide_recomputing(spec).config
+    return config.training.gradient_checkpointing
 
 
 def _open_run(spec: RunSpec, resume: bool, say: Callable[..., None], processes: Processes) -> RunDir:

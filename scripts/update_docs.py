@@ -115,7 +115,7 @@ def readme() -> str:
         r"(?<=```console\n)\$ finetune preflight .*?(?=\n```)", lambda _: shown, text, count=1, flags=re.DOTALL
     )
     accuracy = benchmark("accuracy_page").brief(json.loads(RESULTS.read_text(encoding="utf-8")))
-    return placed(text, "accuracy", accuracy)
+    return placed(placed(text, "accuracy", accuracy), "speed", benchmark("speed_page").brief())
 
 
 def placed(text: str, name: str, table: str) -> str:

@@ -15,8 +15,9 @@ from checked_page import Page
 from repo import REPO
 
 from finetune.config import load_config
-from finetune.preflight import find_card
+from finetune.preflight import find_card, predict
 from finetune.preflight.depth import price
+from finetune.preflight.recomputing import ROOM
 from finetune.spec import describe
 
 BENCHMARKS = REPO / "benchmarks"
@@ -30,10 +31,7 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def measured() -> dict[str, Any]:
-    path = BENCHMARKS / "results" / "speed.json"
-    if not path.exists():
-        pytest.skip("benchmarks/speed.py has no committed result yet")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads((BENCHMARKS / "results" / "speed.json").read_text(encoding="utf-8"))
 
 
 def test_short_rows_are_trained_at_least_two_and_a_half_times_as_fast(speed: ModuleType, measured: dict) -> None:
@@ -88,7 +86,7 @@ def test_the_profile_of_a_step(speed: ModuleType, config_file: Path, tmp_path: P
 
 def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     page, long = Page(REPO / "docs" / "speed.md"), importlib.import_module("long_context")
-    for place in ("profile", "long"):  # tests/test_docs.py makes them anew
+    for place in ("parts", "beside", "kept", "profile", "long"):  # tests/test_docs.py makes them anew
         table = page.text.partition(f"<!-- {place}: ")[2].partition(f"<!-- /{place} -->")[0].partition("-->")[2]
         assert table.count("|") > 10
         page.says(table)
@@ -100,7 +98,22 @@ def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
     page.says(f"{long.PUBLISHED:,} tokens, by Unsloth")
     page.says(f"goes to {config.data.max_length:,}, all positions of the model")
     page.says(f"in 4 bits, rank {config.lora.r} on all linear layers")
+    page.says("rank 16 on q, k, v and o")
+    page.says(f"{ROOM:.0%} of the memory".replace("%", " %"))
+    page.says("For Llama-3.1-8B on 24 GiB, by preflight")
+    page.says(f"{speed.LENGTH} tokens a sequence")
     assert page.unchecked() == []
+
+
+def test_the_layers_that_are_kept_are_those_of_the_table(speed: ModuleType) -> None:
+    kept = importlib.import_module("kept_layers")
+    found = json.loads(kept.RESULT.read_text(encoding="utf-8"))["micro_batches"]
+    assert list(found) == [str(rows) for rows in kept.BATCHES]
+    rows = kept.BATCHES[-1]
+    spec = kept.described(rows, "auto")
+    assert spec.recomputed_layers == found[str(rows)]["recomputed_layers"]
+    assert predict(spec).process == found[str(rows)]["process_bytes"]
+    assert all(one["process_bytes"] <= find_card(kept.CARD).memory_bytes for one in found.values())
 
 
 @pytest.mark.parametrize("step", range(4))

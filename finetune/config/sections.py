@@ -231,8 +231,9 @@ class TrainingConfig(Section):
     """Optimiser; paged state moves to host memory when the card is full, 8-bit state is a quarter of 32-bit."""
     autocast: Dtype | Literal["none"] = "auto"
     """Mixed-precision type; auto takes the compute type where that has 16 bits, else none."""
-    gradient_checkpointing: bool = True
-    """Recomputes each layer in the backward pass instead of keeping its activations."""
+    gradient_checkpointing: bool | Positive | Literal["auto"] = "auto"
+    """Recomputes layers in the backward pass instead of keeping their activations: all, none, or so many from the first
+    on; auto as few as the memory allows, by preflight, with room to spare."""
     activation_offloading: bool = False
     """Keeps checkpoints in host memory until the backward pass; CUDA only."""
     feed_forward_chunk: Positive | None = None
@@ -292,6 +293,28 @@ class TrainingConfig(Section):
     def warms_up(self) -> bool:
         """Whether the learning rate rises from zero: the constant schedule has no warm-up, whatever its ratio."""
         return self.warmup_ratio > 0 and self.lr_scheduler != "constant"
+
+    @model_validator(mode="after")
+    def _offloads_checkpoints(self) -> TrainingConfig:
+        some = not isinstance(self.gradient_checkpointing, (bool, str))
+        if self.activation_offloading and some:
+            raise ValueError(
+                f"training.gradient_checkpointing={self.gradient_checkpointing} keeps the activations of other layers, "
+                "and training.activation_offloading would move them all: set the first to true"
+            )
+        return self
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether layers are computed again in the backward pass; so they are until preflight has decided an auto."""
+        return self.gradient_checkpointing is not False
+
+    def recomputed(self, layers: int) -> int:
+        """How many of a model's `layers` are."""
+        asked = self.gradient_checkpointing
+        if isinstance(asked, (bool, str)):
+            return layers if asked else 0
+        return asked
 
     @property
     def effective_batch_size(self) -> int:

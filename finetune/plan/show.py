@@ -99,7 +99,7 @@ def _rate(spec: RunSpec) -> tuple[str, str, str]:
 
 def _compute(plan: Plan) -> tuple[str, str, str]:
     value = f"{plan.verdict.flops_per_update:.3g} FLOP an update" + (f", {plan.flops:.3g} in all" if plan.flops else "")
-    recomputed = plan.verdict.spec.config.training.gradient_checkpointing
+    recomputed = plan.verdict.spec.config.training.recomputes
     return "compute", value, "counted in the trace" + (", recomputation included" if recomputed else "")
 
 

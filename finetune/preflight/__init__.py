@@ -14,6 +14,7 @@ prediction.py    a tape through the allocator: allocated, reserved, process, wha
 depth.py         the same from two shallow traces, for whoever needs many
 verdict.py       prediction against device: fits or not
   advice.py, largest.py, changes.py   what would make it fit, and the most that does
+recomputing.py   whether activations are kept, where the configuration leaves it open
 hardware.py, disk.py, duration.py     cards, disk and time
 wide.py          every float32 tensor of a step, and why it is one
 closed_form.py   the peak by a sum that a person can check, of instants.py, inference.py and letters.py
@@ -22,6 +23,7 @@ show.py          a verdict for people
 
 from finetune.preflight.hardware import find_card
 from finetune.preflight.prediction import Prediction, predict
+from finetune.preflight.recomputing import decide_recomputing
 from finetune.preflight.show import show
 from finetune.preflight.step import Batch
 from finetune.preflight.trace import worst_batch
@@ -31,6 +33,7 @@ __all__ = [
     "Batch",
     "Prediction",
     "Verdict",
+    "decide_recomputing",
     "find_card",
     "larger_micro_batch",
     "predict",

@@ -158,7 +158,7 @@ def _free_changes(spec: RunSpec) -> Iterator[Changes]:
         yield {"training.optimizer": "paged_adamw_8bit"}
     if training.micro_batch_size > 1:
         yield {"training.micro_batch_size": 1}
-    if not training.gradient_checkpointing:
+    if spec.recomputed_layers < spec.layers:
         yield {"training.gradient_checkpointing": True}
     if on_card and not training.activation_offloading and not training.online:
         yield {"training.activation_offloading": True}

@@ -29,7 +29,9 @@ class Instants:
         self._f = "f" if self._training.feed_forward_chunk else "s"
         self._lean = spec.config.model.lean_norms
         self._unpads = spec.attention == "flash_attention_2" and batch.padded
-        self._whole = not self._training.gradient_checkpointing
+        self._whole, self._some = spec.recomputed_layers < spec.layers, 0 < spec.recomputed_layers < spec.layers
+        # Layers that keep their activations: in the backward pass those of the last go first.
+        self._all, self._less = (" H", " j") if self._some else (" L", " l")
         self._accumulates = self._training.gradient_accumulation_steps > 1
         self._cast, self._twice, self._dropout = casts(spec), casts_twice(spec), spec.config.lora.dropout > 0
         self._down = "down_proj" in adapted(spec)
@@ -47,7 +49,7 @@ class Instants:
     def loss(self) -> Terms:
         """The backward pass of the loss: the logits three times in float32, or a tile of them and the hidden states."""
         offloads, full = self._training.activation_offloading, self._training.loss_kernel == "full_logits"
-        terms = self._between(at_loss=True) + (self._kept(" L", " L", " L") if self._whole else [])
+        terms = self._between(at_loss=True) + (self._kept(self._all, self._all, self._all) if self._whole else [])
         if full:
             norm = [] if offloads else [self._read_by_norm("the last norm", "h")]
             return [*terms, *norm, ("log-softmax, its gradient, that of the logits", "12 b s V")]
@@ -66,7 +68,7 @@ class Instants:
 
     def feed_forward(self) -> Terms:
         """The worst of the feed-forward part: its gradients, a weight expanded, an adapter, or a norm behind it."""
-        kept = self._kept(" L", " L", " l") if self._whole else self._kept("", "", None)
+        kept = self._kept(self._all, self._all, self._less) if self._whole else self._kept("", "", None)
         gradient = ("gradient of the layer's output", "g b s h")
         choices = [[("gradients of gate, up and their product", f"3 g b {self._f} i")], *self._recomputed()]
         if self._behind:
@@ -98,7 +100,7 @@ class Instants:
 
     def attention(self) -> Terms:
         """The backward pass of attention: scores in float32 three times more, or the kernel's gradients."""
-        kept = self._kept(" L", " l", " l") if self._whole else self._kept("", None, None)
+        kept = self._kept(self._all, self._less, self._less) if self._whole else self._kept("", None, None)
         terms = [*self._between(), *kept, ("gradient of the layer's output", "g b s h")]
         terms += [("of these the norm behind, done already", "-4 b s h")] if self._behind else []
         if self._eager:
@@ -118,8 +120,11 @@ class Instants:
     def _between(self, *, at_loss: bool = False) -> Terms:
         """What the forward pass leaves for the backward pass outside of the layers."""
         terms = [("attention mask", "g b s s" if self._eager else "b s s")] if self._masked or self._eager else []
+        if self._some:
+            terms.append(("checkpoints, the input of each recomputed layer", "g b s h R"))
         if self._whole:
-            return [*terms, ("adapters cast by autocast", "c P")] if self._spec.autocast else terms
+            cast = ("adapters cast by autocast", "c U" if self._some else "c P")
+            return [*terms, cast] if self._spec.autocast else terms
         if self._training.activation_offloading:
             last = "2 g b s h" if self._lean else "6 b s h"
             back = [] if at_loss else [("inputs of layer and last norm, back on the card", last)]

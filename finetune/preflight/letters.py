@@ -22,6 +22,9 @@ LEGEND = {
     "i": "intermediate size",
     "L": "layers",
     "l": "layers but one",
+    "R": "layers that are recomputed",
+    "H": "layers that keep their activations",
+    "j": "these but one",
     "V": "words of the vocabulary",
     "T": "tokens of a tile of logits: on a card at most 4,096, 32,768 words wide",
     "v": "words in it",
@@ -42,6 +45,7 @@ LEGEND = {
     "D": "frozen weights that are not",
     "W": "weights of the largest 4-bit layer",
     "P": "trained weights",
+    "U": "trained weights of layers that keep their activations",
     "O": "bytes of optimiser state on the device, without what is paged",
     "w": "bytes of a cuBLAS workspace, one each for the forward and the backward thread",
 }
@@ -56,6 +60,7 @@ def letters_of(spec: RunSpec, batch: Batch) -> dict[str, float]:
     letters = _sizes(spec, batch) | _bytes(spec) | _weights(spec)
     if _repeats(spec, batch, letters["g"]):
         letters["k"] = letters["q"]
+    letters["U"] = letters["P"] * letters["H"] // letters["L"]
     return letters | _read(spec, letters)
 
 
@@ -101,9 +106,11 @@ def _sizes(spec: RunSpec, batch: Batch) -> dict[str, float]:
         tile = {"T": min(batch.rows * read, tile_tokens(text.vocab_size)), "v": text.vocab_size}
     tile["N"] = min(4 * batch.rows * batch.tokens * h, NORM_TILE)
     tile["f"] = min(batch.tokens, spec.config.training.feed_forward_chunk or batch.tokens)
+    recomputed = spec.recomputed_layers
     return tile | {
         "b": batch.rows, "s": batch.tokens, "B": sampled, "p": batch.prompt_tokens, "t": read, "h": h, "i": wide,
-        "L": depth, "l": depth - 1, "V": text.vocab_size, "a": a, "q": q, "k": k, "K": k, "n": sum(widths[:-1]),
+        "L": depth, "l": depth - 1, "R": recomputed, "H": depth - recomputed, "j": depth - recomputed - 1,
+        "V": text.vocab_size, "a": a, "q": q, "k": k, "K": k, "n": sum(widths[:-1]),
     }  # fmt: skip
 
 

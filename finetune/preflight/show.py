@@ -22,6 +22,7 @@ from finetune.preflight.tape import (
     WORKSPACE,
 )
 from finetune.preflight.verdict import Verdict
+from finetune.spec import RunSpec
 
 GIB = 2**30
 BAR = 72
@@ -43,7 +44,7 @@ def show(verdict: Verdict, console: Console) -> None:
         f"parameters  {parameters.total:,} in all, {parameters.quantized:,} in 4 bits, "
         f"{parameters.trainable:,} trained ({share:.2%})",
         f"micro batch {batch.rows} {kind} of {batch.tokens:,} tokens, "
-        f"{training.gradient_accumulation_steps} to an update",
+        f"{training.gradient_accumulation_steps} to an update{_recomputed(spec)}",
     ]
     if training.online:
         sampled = batch.rows * training.gradient_accumulation_steps
@@ -58,6 +59,12 @@ def show(verdict: Verdict, console: Console) -> None:
     for name, text in {"disk": _disk(verdict), "time": verdict.duration.words()}.items():
         console.print(escape(text if text.startswith(name) else f"{name}  {text}"), highlight=False, soft_wrap=True)
     _conclude(verdict, console)
+
+
+def _recomputed(spec: RunSpec) -> str:
+    """Said where not every layer is, which `checkpoints` in the table tells of."""
+    some = f"{spec.recomputed_layers} of {spec.layers} layers" if spec.recomputed_layers else "nothing"
+    return "" if spec.recomputed_layers == spec.layers else f", {some} recomputed"
 
 
 def _memory(verdict: Verdict) -> Table:

@@ -224,7 +224,7 @@ class Step:
         self.recorder.enter(FORWARD, HEAD)
 
     def _checkpoint(self, hidden: torch.Tensor) -> None:
-        if self.spec.config.training.gradient_checkpointing:
+        if self.spec.config.training.recomputes:
             self.recorder.hold([hidden], CHECKPOINTS)
 
 
@@ -234,7 +234,7 @@ def _prepare(spec: RunSpec, model: PeftModel, recomputing: Any, outputs: tuple[s
 
     model.train()
     base = model.get_base_model()
-    if spec.config.training.gradient_checkpointing:
+    if spec.config.training.recomputes:
         options = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), recomputing())}
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
         enable(options)

@@ -26,6 +26,7 @@ def check_architecture(config: RunConfig, source: ModelSource, model_config: Pre
     _check_heads(source.name, model_config.get_text_config())
     _check_stored(config, source.name, model_config)
     _check_positions(config, model_config)
+    _check_recomputed(config, model_config)
 
 
 def choose_attention(config: RunConfig, model_config: PretrainedConfig, device: Device, dtype: torch.dtype) -> str:
@@ -147,4 +148,16 @@ def _check_positions(config: RunConfig, model_config: PretrainedConfig) -> None:
         raise ConfigError(
             f"data.max_length: {config.data.max_length} tokens, but the model has positions for {limit}",
             f"set data.max_length={limit} or less",
+        )
+
+
+def _check_recomputed(config: RunConfig, model_config: PretrainedConfig) -> None:
+    asked = config.training.gradient_checkpointing
+    if isinstance(asked, (bool, str)):
+        return
+    layers = model_config.get_text_config().num_hidden_layers
+    if asked > layers:
+        raise ConfigError(
+            f"training.gradient_checkpointing: {asked} layers, but {config.model.name_or_path} has {layers}",
+            "write true for all of them, or auto",
         )

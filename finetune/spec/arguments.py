@@ -47,7 +47,7 @@ def _common(spec: RunSpec) -> dict[str, Any]:
         optim=training.optimizer,
         bf16=spec.autocast is torch.bfloat16,
         fp16=spec.autocast is torch.float16,
-        **_checkpointing(training.gradient_checkpointing),
+        **_checkpointing(training.recomputes),
         seed=training.seed,
         data_seed=training.seed,
         ignore_data_skip=spec.config.data.streaming,  # a stream goes on where a checkpoint says

@@ -21,6 +21,7 @@ from finetune.spec.device import Device, find_device
 from finetune.spec.feed_forward import chunk_feed_forward
 from finetune.spec.linear_loss import plain_logits
 from finetune.spec.norms import use_lean_norms
+from finetune.spec.recomputation import recompute_first
 from finetune.spec.skeleton import TensorInfo, build_skeleton, cast_unquantized, list_tensors
 from finetune.spec.source import ModelSource, locate_model
 
@@ -44,7 +45,8 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A resolved run: every `auto` decided, every tensor listed. Made by `describe`."""
+    """A resolved run: every `auto` decided but what to recompute, which preflight decides; every tensor listed. Made by
+    `describe`."""
 
     config: RunConfig
     source: ModelSource
@@ -84,6 +86,16 @@ class RunSpec:
         training = self.config.training
         fused = training.method == "sft" and training.loss_kernel == "fused_linear"
         return fused and self.device.kind == "cpu" and plain_logits(self.model_config)
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return self.model_config.get_text_config().num_hidden_layers
+
+    @property
+    def recomputed_layers(self) -> int:
+        """Those that are computed again in the backward pass, the first ones."""
+        return self.config.training.recomputed(self.layers)
 
     def bitsandbytes(self) -> BitsAndBytesConfig | None:
         """How the base is quantised, None where it is not."""
@@ -141,6 +153,8 @@ class RunSpec:
             chunk_feed_forward(model, tokens)
         if self.config.model.lean_norms:
             use_lean_norms(model)
+        if 0 < self.recomputed_layers < self.layers:
+            recompute_first(model, self.recomputed_layers)
         return adapted
 
 

@@ -70,7 +70,7 @@ def _arguments(spec: RunSpec, folder: Path) -> dict[str, Any]:
     return {
         "output_dir": str(folder / "out"), "max_steps": 2, "per_device_train_batch_size": training.micro_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps, "optim": training.optimizer,
-        "activation_checkpointing": training.gradient_checkpointing,
+        "activation_checkpointing": training.recomputes,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": spec.autocast is torch.bfloat16, "beta": training.pull, "report_to": [], "save_strategy": "no",
         "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False, "logging_strategy": "no",

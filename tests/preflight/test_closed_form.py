@@ -112,6 +112,14 @@ def test_the_sum_is_within_three_percent_of_the_trace(setting: dict[str, Any], t
     assert estimate(spec).allocated == pytest.approx(predict(spec).allocated, rel=WITHIN)
 
 
+@pytest.mark.parametrize("setting", sampled(14), ids=label)
+@pytest.mark.parametrize("recomputed", [1, 4])
+def test_the_sum_where_some_layers_are_recomputed(setting: dict[str, Any], recomputed: int, tmp_path: Path) -> None:
+    setting = setting | {"checkpointing": recomputed, "offloading": False}
+    spec = described(tmp_path, model_fields(setting["model"]), setting)
+    assert estimate(spec).allocated == pytest.approx(predict(spec).allocated, rel=WITHIN)
+
+
 @pytest.mark.parametrize(("rows", "packing"), [(1, False), (4, False), (2, True)])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_flash_attention_2_keeps_no_mask(rows: int, packing: bool, checkpointing: bool, tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ SETTINGS = [
     [],
     ["training.loss_kernel=full_logits", "training.autocast=none"],
     ["training.gradient_checkpointing=false", "data.max_length=512"],
+    ["training.gradient_checkpointing=9", "data.max_length=512"],
+    ["training.gradient_checkpointing=27", "training.loss_kernel=full_logits"],
+    ["training.gradient_checkpointing=1", "training.autocast=none", "data.packing=false"],
     ["training.activation_offloading=true"],
     ["model.attention=eager", "training.optimizer=adamw_torch"],
     ["quantization.type=none", "training.micro_batch_size=1"],
@@ -67,3 +70,11 @@ def test_layers_that_do_not_repeat_are_traced_whole(tmp_path: Path) -> None:
     """A dense layer among layers of experts, which no line through two depths would count right."""
     spec = _family("qwen3_moe", tmp_path, 9, mlp_only_layers=[3])
     assert price(spec).allocated == predict(spec).allocated
+
+
+@pytest.mark.parametrize("recomputed", [5, 18])
+def test_layers_of_several_kinds_of_which_some_are_recomputed(recomputed: int, tmp_path: Path) -> None:
+    spec = _family("gemma3_text", tmp_path, 24, layer_types=None)
+    training = spec.config.training.model_copy(update={"gradient_checkpointing": recomputed})
+    spec = describe(spec.config.model_copy(update={"training": training}), spec.device)
+    assert price(spec).allocated == pytest.approx(predict(spec).allocated, rel=5e-3)

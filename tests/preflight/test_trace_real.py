@@ -20,6 +20,7 @@ TOLERANCE = 0.002
 
 PADDED, PACKED = Batch(2, 64, padded=True), Batch(2, 64, packed=True)
 FUSED, KEPT = "training.loss_kernel=fused_linear", "training.gradient_checkpointing=false"
+SOME = "training.gradient_checkpointing=1"
 DENSE, HALF = "quantization.type=none", "quantization.compute_dtype=bfloat16"
 SETTINGS = [[], [KEPT], [FUSED, DENSE], [KEPT, FUSED]]
 """Spread over the families."""
@@ -28,6 +29,8 @@ CASES = [
     *((family, SETTINGS[(index + turn) % 4], BATCH) for turn in (0, 1) for index, family in enumerate(FAMILIES)),
     *((family, [HALF], BATCH) for family in ("llama3", "gemma2", "mixtral", "gpt_oss")),  # under autocast
     ("llama3", [HALF, KEPT], BATCH),
+    *(("llama3", [SOME, *keys], BATCH) for keys in ([], [FUSED], [HALF], ["lora.dropout=0.1"])),
+    *((family, [SOME], BATCH) for family in ("gemma2", "olmo2", "mixtral")),
     ("qwen3", [HALF, FUSED], BATCH),
     ("llama3", [HALF, "training.autocast=none"], BATCH),
     *((family, [], PADDED) for family in ("mistral", "gemma2", "gemma3_text")),
