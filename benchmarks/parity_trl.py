@@ -89,11 +89,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_plain(model: str, data: Path, folder: Path, steps: int, **fields: Any) -> dict[str, Any]:
+def run_plain(
+    model: str, data: Path, folder: Path, steps: int, dtype: str = "float32", **fields: Any
+) -> dict[str, Any]:
     """Plain TRL with other `fields` of SFTConfig: losses, and of each update its end in seconds and the tokens so far,
     without padding; the peak memory of its process. The adapter is left in `folder`/adapter."""
     script, out = Path(__file__).with_name("plain_trl.py"), folder / "plain.json"
-    extra = ["--set", json.dumps(fields), "--adapter", folder / "adapter"]
+    extra = ["--set", json.dumps(fields), "--adapter", folder / "adapter", "--dtype", dtype]
     run_python(script, model, data, out, "--steps", steps, *extra)
     return json.loads(out.read_text(encoding="utf-8"))
 

@@ -24,17 +24,19 @@ parser.add_argument("rows", type=Path)
 parser.add_argument("out", type=Path)
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--set", type=json.loads, default={}, help="fields of SFTConfig, as JSON")
+parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="what it computes in")
 parser.add_argument("--adapter", type=Path, help="directory to save the adapter in")
 options = parser.parse_args()
+dtype = getattr(torch, options.dtype)
 
 model = AutoModelForCausalLM.from_pretrained(
     options.model,
-    dtype=torch.float32,
+    dtype=dtype,
     quantization_config=BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_compute_dtype=dtype,
     ),
     device_map={"": "cpu"},
 )
@@ -62,7 +64,7 @@ fields = dict(  # SFTConfig checkpoints activations by default
     report_to="none",
     disable_tqdm=True,
     use_cpu=True,
-    bf16=False,
+    bf16=dtype is torch.bfloat16,
 )
 arguments = SFTConfig(**{**fields, **options.set})
 

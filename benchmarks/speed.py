@@ -1,10 +1,10 @@
 """How fast does finetune train beside plain TRL + PEFT, on a processor, and to what loss?
 
-    python benchmarks/speed.py --model DIR --data ROWS.jsonl --eval ROWS.jsonl [--rounds 5] [--json OUT]
+    python benchmarks/speed.py --model DIR --data ROWS.jsonl --eval ROWS.jsonl [--dtype bfloat16] [--rounds 5] [--json OUT]
 
 Two kinds of rows: short ones as they are, and long ones, made of them, that fill every sequence. Each round runs every
 way once, the first two also finetune without each of its parts, each in a process of its own, so that a change in the
-machine's load falls on all of them; everything computes in float32. Plain TRL is `SFTConfig` as it comes; TRL's best
+machine's load falls on all of them. All compute in the same type. Plain TRL is `SFTConfig` as it comes; TRL's best
 flags are packing and no recomputing of activations; finetune packs, and recomputes nothing either, since preflight says
 that the run fits. The rows are conversations in messages format, and every token is trained. The adapters of the first
 round score the same held-out rows.
@@ -93,7 +93,8 @@ def main() -> None:
                     continue
                 print(f"round {number + 1} of {options.rounds}: {kind} rows, {name}", file=sys.stderr, flush=True)
                 out = Path(folder) / f"{kind}-{number}-{place}"
-                found.setdefault(kind, {}).setdefault(name, []).append(run_way(way, options.model, files[kind], out))
+                run = run_way(way, options.model, files[kind], out, options.dtype)
+                found.setdefault(kind, {}).setdefault(name, []).append(run)
                 if number == 0 and options.eval and not a_part:
                     held_out.setdefault(kind, {})[name] = score(options, out)
             if options.json:  # after each round: what is there is not lost
@@ -105,6 +106,7 @@ def main() -> None:
 def _result(options: argparse.Namespace, found: dict[str, dict[str, list]], held_out: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": Path(options.model).name,
+        "dtype": options.dtype,
         "length": LENGTH,
         "steps": STEPS,
         "rounds": len(found["short"][PLAIN]),
@@ -118,6 +120,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="model directory")
     parser.add_argument("--data", type=Path, required=True, help="JSONL file of short conversations")
     parser.add_argument("--eval", type=Path, help="JSONL file of others, to score the adapters on")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="what all compute in")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="file to write the result to")
     return parser.parse_args()
@@ -138,13 +141,18 @@ def write_full(short: Path, out: Path, model: str) -> None:
     out.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
 
 
-def run_way(way: Way, model: str, data: Path, out: Path) -> dict[str, Any]:
+def run_way(way: Way, model: str, data: Path, out: Path, dtype: str) -> dict[str, Any]:
     """One run, as `run_plain` and `run_ours` tell of it; its adapter lies in `out`/adapter."""
     out.mkdir()
     if way.trl is not None:
-        return run_plain(model, data, out, STEPS, max_length=LENGTH, **way.trl)
+        return run_plain(model, data, out, STEPS, dtype, max_length=LENGTH, **way.trl)
     once = ["data.max_truncated=1", "training.rehearsal=false"]  # neither changes an update
-    return run_ours(model, data, out, STEPS, *once, *way.overrides)
+    return run_ours(model, data, out, STEPS, *computing(dtype), *once, *way.overrides)
+
+
+def computing(dtype: str) -> list[str]:
+    """Overrides of `parity_trl.CONFIG` with which finetune computes in `dtype`."""
+    return [f"model.dtype={dtype}", f"quantization.compute_dtype={dtype}"]
 
 
 def score(options: argparse.Namespace, out: Path) -> float:
@@ -159,7 +167,8 @@ def score(options: argparse.Namespace, out: Path) -> float:
     lines = options.eval.read_text(encoding="utf-8").splitlines(keepends=True)[:HELD_OUT_ROWS]
     rows.write_text("".join(lines), encoding="utf-8")
     config.write_text(CONFIG.format(model=options.model, data=rows, steps=1, run=out / "none"), encoding="utf-8")
-    spec = describe(load_config(config, [f"data.eval={options.data}", "lora.dtype=float32", "data.max_truncated=1"]))
+    others = [f"data.eval={options.data}", "lora.dtype=float32", "data.max_truncated=1"]
+    spec = describe(load_config(config, [*computing("float32"), *others]))
     data = load_data(spec)
     return evaluate_model(spec, load_trained(spec, out / "adapter"), data.train.rows, data.collator)
 
