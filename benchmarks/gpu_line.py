@@ -83,6 +83,7 @@ def measure(line: Line, folder: Path, used_before: int | None, result: dict[str,
 
     laps = result["seconds"] = Laps()
     spec = described(line, folder)
+    result["recomputed_layers"] = spec.recomputed_layers
     laps.end("describe")
     data = load_data(spec)
     result["sequences"] = {"number": len(data.train_dataset), "tokens": data.train.stats.tokens}
@@ -116,6 +117,7 @@ def described(line: Line, folder: Path) -> RunSpec:
 
     from finetune.config import load_config, parse_size
     from finetune.pipeline import set_allocator
+    from finetune.preflight import decide_recomputing
     from finetune.spec import describe
 
     paths = {
@@ -128,7 +130,7 @@ def described(line: Line, folder: Path) -> RunSpec:
     if line.held_to:
         card = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(parse_size(line.held_to) / card)
-    return describe(config)
+    return decide_recomputing(describe(config))
 
 
 def measure_peer(line: Line, folder: Path, used_before: int | None, result: dict[str, Any]) -> None:

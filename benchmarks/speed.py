@@ -1,6 +1,6 @@
 """How fast does finetune train beside plain TRL + PEFT, on a processor, and to what loss?
 
-    python benchmarks/speed.py --model DIR --data ROWS.jsonl --eval ROWS.jsonl [--dtype bfloat16] [--rounds 5] [--json OUT]
+    python benchmarks/speed.py --model DIR --data ROWS.jsonl --eval ROWS.jsonl [--dtype float32] [--rounds 5] [--json F]
 
 Two kinds of rows: short ones as they are, and long ones, made of them, that fill every sequence. Each round runs every
 way once, the first two also finetune without each of its parts, each in a process of its own, so that a change in the

@@ -61,7 +61,7 @@ def test_the_script_measures(
     monkeypatch.setattr(speed, "WAYS", ways)
     monkeypatch.setattr(speed, "STEPS", 3)
     out = tmp_path / "speed.json"
-    given = ["--model", tiny_model, "--data", rows_file, "--rounds", 1, "--json", out]
+    given = ["--model", tiny_model, "--data", rows_file, "--dtype", "float32", "--rounds", 1, "--json", out]
     monkeypatch.setattr("sys.argv", ["speed.py", *map(str, given)])
     speed.main()
     found = json.loads(out.read_text(encoding="utf-8"))
@@ -86,6 +86,7 @@ def test_the_profile_of_a_step(speed: ModuleType, config_file: Path, tmp_path: P
 
 def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     page, long = Page(REPO / "docs" / "speed.md"), importlib.import_module("long_context")
+    speed_page = importlib.import_module("speed_page")
     for place in ("parts", "beside", "kept", "profile", "long"):  # tests/test_docs.py makes them anew
         table = page.text.partition(f"<!-- {place}: ")[2].partition(f"<!-- /{place} -->")[0].partition("-->")[2]
         assert table.count("|") > 10
@@ -98,7 +99,7 @@ def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
     page.says(f"{long.PUBLISHED:,} tokens, by Unsloth")
     page.says(f"goes to {config.data.max_length:,}, all positions of the model")
     page.says(f"in 4 bits, rank {config.lora.r} on all linear layers")
-    page.says("rank 16 on q, k, v and o")
+    page.says(f"two processor cores that multiply {speed_page.load('speed')['dtype']}, rank 16 on q, k, v and o")
     page.says(f"{ROOM:.0%} of the memory".replace("%", " %"))
     page.says("For Llama-3.1-8B on 24 GiB, by preflight")
     page.says(f"{speed.LENGTH} tokens a sequence")
