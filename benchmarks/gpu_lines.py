@@ -140,7 +140,7 @@ def lines() -> list[Line]:
 
 
 def side_by_side() -> list[Line]:
-    """finetune as the plan is shipped and with what fits kept, its peers, and without one part of its fast path each."""
+    """finetune as the plan is shipped and with what fits kept, its peers, and it without each part of its fast path."""
     ours = SIDE_BY_SIDE
     peers = [replace(ours, name=f"7b_{peer}", peer=peer) for peer in ("trl", "trl_best", "unsloth")]
     parts = [
