@@ -72,7 +72,7 @@ def test_a_preflight_decides_and_says_so() -> None:
     small, large = (pipeline.look_ahead(config, card) for card in ("8GiB", "H200"))
     assert small.spec.config.training.gradient_checkpointing is True
     assert large.spec.config.training.gradient_checkpointing is False
-    assert large.flops_per_update < 0.75 * small.flops_per_update
+    assert 0.66 < large.flops_per_update / small.flops_per_update < 0.8, "a forward pass of the layers less"
     assert large.prediction.allocated > 1.5 * small.prediction.allocated
 
 
