@@ -46,11 +46,13 @@ def test_full_rows_are_never_slower(speed: ModuleType, measured: dict) -> None:
 
 
 def test_the_same_batches_have_the_same_losses(speed: ModuleType, measured: dict) -> None:
+    """As near as 16 bits let them be, which have three digits; in float32 they agree in the fifth (parity_trl.json)."""
+    near = {"bfloat16": 5e-3, "float32": 1e-3}[measured["dtype"]]
     padded, plain = (measured["short"][name] for name in ("finetune, padded", speed.PLAIN))
-    assert padded["losses"] == pytest.approx(plain["losses"], rel=1e-3)
+    assert padded["losses"] == pytest.approx(plain["losses"], rel=near)
     assert padded["tokens"] == plain["tokens"]
     full = measured["full"]
-    assert full[speed.OURS]["losses"] == pytest.approx(full[speed.PLAIN]["losses"], rel=1e-3)
+    assert full[speed.OURS]["losses"] == pytest.approx(full[speed.PLAIN]["losses"], rel=near)
 
 
 def test_the_script_measures(
@@ -99,7 +101,9 @@ def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
     page.says(f"{long.PUBLISHED:,} tokens, by Unsloth")
     page.says(f"goes to {config.data.max_length:,}, all positions of the model")
     page.says(f"in 4 bits, rank {config.lora.r} on all linear layers")
-    page.says(f"two processor cores that multiply {speed_page.load('speed')['dtype']}, rank 16 on q, k, v and o")
+    measured = speed_page.load("speed")
+    assert "load_in_4bit" in (BENCHMARKS / "plain_trl.py").read_text(encoding="utf-8")
+    page.says(f"in 4 bits on two processor cores that multiply {measured['dtype']}, rank 16 on q, k, v and o")
     page.says(f"{ROOM:.0%} of the memory".replace("%", " %"))
     page.says("For Llama-3.1-8B on 24 GiB, by preflight")
     page.says(f"{speed.LENGTH} tokens a sequence")
