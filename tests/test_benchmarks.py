@@ -217,7 +217,7 @@ def test_the_grid_covers_what_it_promises(module, tmp_path: Path) -> None:
         "attention": {"auto", "sdpa", "eager"},
         "loss": {"fused_linear", "full_logits"},
         "optimizer": {"adamw_torch", "adamw_8bit", "paged_adamw_8bit"},
-        "checkpointing": {True, False},
+        "checkpointing": {True, False, "auto"},
         "batch": {1, 2, 4, 8},
         "length": {512, 1024, 2048, 4096, 8192, 131072},
     }

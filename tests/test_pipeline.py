@@ -88,7 +88,7 @@ quantization: {{compute_dtype: float32}}
 lora: {{r: 4, alpha: 8}}
 data: {{train: {train}, eval: {held_out}, max_length: 128}}
 training: {{max_steps: 6, micro_batch_size: 2, gradient_accumulation_steps: 2, learning_rate: 1.0e-2,
-           optimizer: adamw_torch, sample_answers: 2, sample_max_new_tokens: 4}}
+           optimizer: adamw_torch, gradient_checkpointing: true, sample_answers: 2, sample_max_new_tokens: 4}}
 output_dir: {folder / "run"}
 """,
         encoding="utf-8",
