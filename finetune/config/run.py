@@ -80,6 +80,8 @@ def _of_pairs_and_completions(config: RunConfig) -> Iterator[str]:
         yield f"data.packing=true is for sft: {method} scores each row by itself"
     if training.loss_kernel != "fused_linear":
         yield f"training.loss_kernel={training.loss_kernel}: {method} has fused_linear alone"
+    if training.compile:
+        yield f"training.compile=true is for sft: {method} runs the model in too many ways to wait for each"
     if training.activation_offloading and training.online:
         yield f"training.activation_offloading=true: {method} does not have it"
 

@@ -239,6 +239,8 @@ class TrainingConfig(Section):
     feed_forward_chunk: Positive | None = None
     """Tokens of a row whose feed-forward part is computed at once, and once more in the backward pass: long rows take
     less memory; null computes all at once."""
+    compile: bool = False
+    """Compiles each layer by torch.compile: updates take less time after a cold start, which the report tells."""
     loss_kernel: Literal["fused_linear", "full_logits"] = "fused_linear"
     """fused_linear never holds the logits of a whole batch; full_logits does."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
@@ -302,6 +304,14 @@ class TrainingConfig(Section):
                 f"training.gradient_checkpointing={self.gradient_checkpointing} keeps the activations of other layers, "
                 "and training.activation_offloading would move them all: set the first to true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compiles_whole_layers(self) -> TrainingConfig:
+        if self.compile and self.feed_forward_chunk:
+            raise ValueError("training.compile=true does not go with training.feed_forward_chunk: set that to null")
+        if self.compile and not self.rehearsal:
+            raise ValueError("training.compile=true needs training.rehearsal, which measures what compiled layers hide")
         return self
 
     @property

@@ -41,8 +41,9 @@ def choose_attention(config: RunConfig, model_config: PretrainedConfig, device: 
     flash = getattr(model_class, "_supports_flash_attn", True)
     has = {"sdpa": sdpa, varlen.NAME: sdpa and flash, "flash_attention_2": flash}
     reason = varlen.why_not(
-        model_config, packed=config.data.packing, kind=device.kind, capability=device.capability, dtype=dtype
-    )
+        model_config, packed=config.data.packing, kind=device.kind, capability=device.capability, dtype=dtype,
+        compiled=config.training.compile,
+    )  # fmt: skip
     if name == "auto":
         if has[varlen.NAME] and reason is None:
             return varlen.NAME

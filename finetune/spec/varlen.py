@@ -83,7 +83,13 @@ def _on_card(
 
 
 def why_not(
-    model_config: PretrainedConfig, *, packed: bool, kind: str, capability: tuple[int, int] | None, dtype: torch.dtype
+    model_config: PretrainedConfig,
+    *,
+    packed: bool,
+    kind: str,
+    capability: tuple[int, int] | None,
+    dtype: torch.dtype,
+    compiled: bool = False,
 ) -> str | None:
     """Why this kernel cannot run such a model's batches there, None where it can."""
     text = model_config.get_text_config()
@@ -93,7 +99,7 @@ def why_not(
     if getattr(text, "sliding_window", None) or layers != {"full_attention"}:
         return "the model's attention has windows"
     if kind != "cuda":
-        return None
+        return "layers are compiled, and rows one by one are not" if compiled else None
     if capability is not None and capability < AMPERE:
         return f"the card's compute capability is {capability[0]}.{capability[1]}, and FlashAttention needs 8.0"
     if dtype.itemsize != 2:

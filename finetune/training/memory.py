@@ -23,12 +23,15 @@ class MemoryMeter:
     FOLLOWED = 4  # batches, enough for the second update where two batches make one
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self._follows = device, True
         self.begin()
 
-    def begin(self) -> None:
-        """Forgets the peak so far: from here on it is that of what comes."""
-        self._tensors = LiveTensors()
+    def begin(self, *, follows: bool = True) -> None:
+        """Forgets the peak so far: from here on it is that of what comes. Or keeps it, and `follows` no more: what is
+        followed is not compiled."""
+        self._follows = follows
+        if follows:
+            self._tensors = LiveTensors()
         self._optimizer: torch.optim.Optimizer | None = None
         self._batches, self._largest = 0, 0
         if self.device.type == "cuda":
@@ -46,7 +49,11 @@ class MemoryMeter:
     ) -> AbstractContextManager[Any]:
         """What a forward and backward pass over a batch of `elements` tokens runs in."""
         self._optimizer = optimizer
-        if self.device.type == "cuda" or (self._batches >= self.FOLLOWED and elements <= self._largest):
+        if (
+            self.device.type == "cuda"
+            or not self._follows
+            or (self._batches >= self.FOLLOWED and elements <= self._largest)
+        ):
             return nullcontext()
         self._batches, self._largest = self._batches + 1, max(self._largest, elements)
         self._tensors.begin_with(_held(model))

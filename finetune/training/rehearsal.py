@@ -76,7 +76,7 @@ def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -
         checkpoint_bytes = _size_of_newest(checkpoints) if main else None
         if trainer.eval_dataset:
             _evaluate(trainer, spec, peaks)
-    trainer.memory.begin()
+    trainer.memory.begin(follows=trainer.compiled is None)
     return Rehearsal(
         train_peak_bytes=peaks[shape],
         eval_peak_bytes=next((peak for batch, peak in peaks.items() if batch.purpose == "evaluation"), None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,7 +50,8 @@ class SupervisedTrainer(Watched, SFTTrainer):
         self.count(inputs.pop("rows").sum(), inputs.pop("tokens").sum(), trained)
         loss = self.nothing()
         if self.takes_next():
-            with self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()):
+            compiled = self.compiled.training() if self.compiled else nullcontext()
+            with compiled, self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()):
                 loss = super().training_step(model, inputs, *args, **kwargs)
             if self.noise and not self.processes.alone:
                 self.noise.keep_norm()

@@ -38,6 +38,8 @@ def build_trainer(
             **own,
         )
     trainer.join(processes)
+    if spec.config.training.compile:
+        trainer.compile()
     return trainer
 
 

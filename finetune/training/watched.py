@@ -13,6 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 from finetune.processes import Processes
 from finetune.spec import RunSpec
 from finetune.training.checkpoints import keep_checkpoints, write_checkpoint
+from finetune.training.compiled import CompiledLayers
 from finetune.training.guarded import Guarded
 from finetune.training.memory import MemoryMeter
 from finetune.training.randomness import begin_random, random_state
@@ -51,6 +52,7 @@ class Watched(Guarded):
             # A copy of an adapter that does nothing yet: the base model is the same reference, in no more memory.
             self.model.delete_adapter(REFERENCE)
         self.memory = MemoryMeter(self.args.device)
+        self.compiled: CompiledLayers | None = None
         self.remove_callback(PrinterCallback)  # the progress bar says it better
         self.add_before_reporters(LastUpdate(evaluates=bool(self.eval_dataset)), OpenLine(self), self.guards)
         self.resumed: SavedState | None = None
@@ -64,6 +66,11 @@ class Watched(Guarded):
         if not processes.main:
             callbacks = self.callback_handler.callbacks
             callbacks[:] = [callback for callback in callbacks if not _reports(callback)]
+
+    def compile(self) -> None:
+        """Compiles the layers. Raises ConfigError where this machine cannot."""
+        self.compiled = CompiledLayers(self.model, self.args.device)
+        self.memory.begin(follows=False)
 
     def held_out(self, rows: Sequence[Any]) -> dict[str, float]:
         """Figures of the model as it is, on held-out rows."""
@@ -87,7 +94,7 @@ class Watched(Guarded):
 
     def last_notes(self) -> list[str]:
         """What is to be said of the run at its end."""
-        return self.guards.notes()
+        return [*self.guards.notes(), *(self.compiled.notes() if self.compiled else [])]
 
     def count(self, rows: int | torch.Tensor, tokens: torch.Tensor, trained: torch.Tensor) -> None:
         """Adds a batch to what was seen."""
