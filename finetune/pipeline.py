@@ -59,6 +59,7 @@ from finetune.training import (
     prepare_reporters,
     prove_packing,
     rehearse,
+    require_compiler,
     save_adapter,
     step_of,
     try_rewards,
@@ -94,6 +95,7 @@ def train(
             return _already(done, run, say)
         run.describe(spec, processes)
         verdict = preflight(spec).require_fit()
+        require_compiler(spec)
         prepare_reporters(config.training.report_to, run.path)
         data = load_data(spec)
         say(*data.notes, *announced(spec))

@@ -240,7 +240,8 @@ class TrainingConfig(Section):
     """Tokens of a row whose feed-forward part is computed at once, and once more in the backward pass: long rows take
     less memory; null computes all at once."""
     compile: bool = False
-    """Compiles each layer by torch.compile: updates take less time after a cold start, which the report tells."""
+    """Compiles each layer by torch.compile: updates take less time on a card, after a cold start that the report tells.
+    Preflight prices layers that are not compiled."""
     loss_kernel: Literal["fused_linear", "full_logits"] = "fused_linear"
     """fused_linear never holds the logits of a whole batch; full_logits does."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
@@ -308,10 +309,13 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _compiles_whole_layers(self) -> TrainingConfig:
-        if self.compile and self.feed_forward_chunk:
-            raise ValueError("training.compile=true does not go with training.feed_forward_chunk: set that to null")
-        if self.compile and not self.rehearsal:
-            raise ValueError("training.compile=true needs training.rehearsal, which measures what compiled layers hide")
+        if not self.compile:
+            return self
+        for key, off in {"feed_forward_chunk": "null", "activation_offloading": "false"}.items():
+            if getattr(self, key):
+                raise ValueError(f"training.compile=true does not go with training.{key}: set that to {off}")
+        if not self.rehearsal:
+            raise ValueError("training.compile=true needs training.rehearsal, where layers are compiled and measured")
         return self
 
     @property

@@ -44,7 +44,8 @@ def show(verdict: Verdict, console: Console) -> None:
         f"parameters  {parameters.total:,} in all, {parameters.quantized:,} in 4 bits, "
         f"{parameters.trainable:,} trained ({share:.2%})",
         f"micro batch {batch.rows} {kind} of {batch.tokens:,} tokens, "
-        f"{training.gradient_accumulation_steps} to an update{_recomputed(spec)}",
+        f"{training.gradient_accumulation_steps} to an update{_recomputed(spec)}"
+        + (", priced as if layers were not compiled" if training.compile else ""),
     ]
     if training.online:
         sampled = batch.rows * training.gradient_accumulation_steps

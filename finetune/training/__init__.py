@@ -7,6 +7,7 @@ guarded.py      a batch that does not fit is split, an update that is no number 
 together.py     what the processes of a run tell each other of an update
 sampling.py     completions sampled in halves
 guards.py       what the guards have seen: notes, files, counts; spikes.py: losses that stand out
+compiled.py     layers compiled in training passes
 supervised.py   sft; preference.py: dpo; online.py: rloo and grpo; each on TRL's
 trial.py        rewards tried before the run, and what their baseline saves
 audit.py        what was built is what was described
@@ -29,6 +30,7 @@ reporters.py    TensorBoard, W&B, MLflow, Trackio
 
 from finetune.training.audit import audit
 from finetune.training.checkpoints import is_good, newest_good, passed_over, step_of
+from finetune.training.compiled import require_compiler
 from finetune.training.determinism import first_difference
 from finetune.training.ending import save_adapter
 from finetune.training.halves import lack_of_memory
@@ -68,6 +70,7 @@ __all__ = [
     "prepare_reporters",
     "prove_packing",
     "rehearse",
+    "require_compiler",
     "save_adapter",
     "step_of",
     "try_rewards",

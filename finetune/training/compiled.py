@@ -2,11 +2,13 @@
 start takes a minute or two, and not one a layer.
 
 They are compiled in training passes alone: an evaluation, an answer and a proof have other shapes, each of which would
-be compiled for a handful of batches.
+be compiled for a handful of batches. The first passes are the rehearsal's, on the same batches whenever a run begins or
+goes on: a compiler chooses by what it sees first, and a resumed run is to be given the same code.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import statistics
 import time
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 import torch
 
 from finetune.errors import ConfigError
+from finetune.spec import RunSpec
 from finetune.spec.recomputation import layers_of
 
 COMPILERS = ("g++", "clang++", "c++")
@@ -23,11 +26,9 @@ OFF = "set training.compile=false"
 
 
 class CompiledLayers:
-    """Compiles the layers of a model in training passes, and knows what the cold start took. Raises ConfigError where
-    the machine has no compiler for its device."""
+    """Compiles the layers of a model in training passes, and knows what the cold start took."""
 
-    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
-        _require_compiler(device.type)
+    def __init__(self, model: torch.nn.Module) -> None:
         self._calls = []
         for layer in layers_of(model):
             layer.compile(dynamic=True)  # rows of other lengths are not compiled again
@@ -56,12 +57,11 @@ class CompiledLayers:
         return [f"compiling the layers took {extra:.0f} s, in {len(cold)} passes"] if extra > 1 else []
 
 
-def _require_compiler(device: str) -> None:
-    if device == "cpu" and not any(map(shutil.which, COMPILERS)):
-        raise ConfigError(
-            "training.compile=true needs a C++ compiler, and this machine has none", f"install g++, or {OFF}"
-        )
-    if device == "cuda" and not torch.utils._triton.has_triton():
-        raise ConfigError(
-            "training.compile=true needs Triton, and this machine has none", f"pip install triton, or {OFF}"
-        )
+def require_compiler(spec: RunSpec) -> None:
+    """Raises ConfigError where layers are to be compiled and the machine has no compiler for its device."""
+    if not spec.config.training.compile:
+        return
+    if spec.device.kind == "cpu" and not any(map(shutil.which, COMPILERS)):
+        raise ConfigError("training.compile=true needs a C++ compiler, and there is none", f"install g++, or {OFF}")
+    if spec.device.kind == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("training.compile=true needs Triton, and there is none", f"pip install triton, or {OFF}")

@@ -23,19 +23,23 @@ class MemoryMeter:
     FOLLOWED = 4  # batches, enough for the second update where two batches make one
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self._follows = device, True
+        self.device = device
         self.begin()
 
-    def begin(self, *, follows: bool = True) -> None:
-        """Forgets the peak so far: from here on it is that of what comes. Or keeps it, and `follows` no more: what is
-        followed is not compiled."""
-        self._follows = follows
-        if follows:
-            self._tensors = LiveTensors()
+    def begin(self) -> None:
+        """Forgets the peak so far: from here on it is that of what comes."""
+        self._tensors = LiveTensors()
+        self._settled: int | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._batches, self._largest = 0, 0
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+
+    def settle(self, peak: int) -> None:
+        """`peak` bytes stand for the rest of the run, and nothing is followed any more: layers that are would not be
+        compiled. A card goes on counting."""
+        self.begin()
+        self._settled = peak
 
     @property
     def meaning(self) -> str:
@@ -51,7 +55,7 @@ class MemoryMeter:
         self._optimizer = optimizer
         if (
             self.device.type == "cuda"
-            or not self._follows
+            or self._settled is not None
             or (self._batches >= self.FOLLOWED and elements <= self._largest)
         ):
             return nullcontext()
@@ -63,6 +67,8 @@ class MemoryMeter:
         """Highest use so far, in bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
+        if self._settled is not None:
+            return self._settled
         return self._tensors.peak + _state_bytes(self._optimizer)
 
 

@@ -74,9 +74,12 @@ def rehearse(spec: RunSpec, trainer: Watched, folder: Path, *, predicted: int) -
         with _measured(trainer, spec, shape, peaks):
             _train(trainer, shortest, largest, str(checkpoints), clock)
         checkpoint_bytes = _size_of_newest(checkpoints) if main else None
+        if trainer.compiled and trainer.args.device.type == "cpu":  # what is followed is not compiled
+            trainer.memory.settle(peaks[shape])
+            _train(trainer, shortest, largest, None, clock)
         if trainer.eval_dataset:
             _evaluate(trainer, spec, peaks)
-    trainer.memory.begin(follows=trainer.compiled is None)
+    trainer.memory.settle(max(peaks.values())) if trainer.compiled else trainer.memory.begin()
     return Rehearsal(
         train_peak_bytes=peaks[shape],
         eval_peak_bytes=next((peak for batch, peak in peaks.items() if batch.purpose == "evaluation"), None),
@@ -108,11 +111,15 @@ def _repeated(row: dict[str, Any], tokens: int) -> dict[str, Any]:
     return {**row, "input_ids": ids, "labels": labels, **({"seq_lengths": [tokens]} if "seq_lengths" in row else {})}
 
 
-def _train(trainer: Watched, shortest: list[dict], largest: list[dict], checkpoints: str, clock: StepClock) -> None:
+def _train(
+    trainer: Watched, shortest: list[dict], largest: list[dict], checkpoints: str | None, clock: StepClock
+) -> None:
     """The trainer's own `train` on two updates, a small one and one of the largest batch, which comes twice where
-    the run accumulates gradients: the second time they are there already. At the end it saves a checkpoint."""
+    the run accumulates gradients: the second time they are there already. At the end it saves a checkpoint, where
+    there is a folder of `checkpoints`."""
     args = trainer.args
-    args.output_dir, args.save_strategy, args.eval_strategy = checkpoints, SaveStrategy.STEPS, "no"
+    args.output_dir, args.eval_strategy = checkpoints or args.output_dir, "no"
+    args.save_strategy = SaveStrategy.STEPS if checkpoints else SaveStrategy.NO
     args.max_steps = args.save_steps = UPDATES
     args.gradient_accumulation_steps = passes = min(args.gradient_accumulation_steps // trainer.processes.count, 2)
     batches = [trainer.batch_of(rows) for rows in [shortest] * passes + [largest] * passes]

@@ -50,8 +50,10 @@ class SupervisedTrainer(Watched, SFTTrainer):
         self.count(inputs.pop("rows").sum(), inputs.pop("tokens").sum(), trained)
         loss = self.nothing()
         if self.takes_next():
-            compiled = self.compiled.training() if self.compiled else nullcontext()
-            with compiled, self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()):
+            with (
+                self.memory.follow(self.model, self.optimizer, inputs["input_ids"].numel()) as followed,
+                self.compiled.training() if self.compiled and not followed else nullcontext(),
+            ):
                 loss = super().training_step(model, inputs, *args, **kwargs)
             if self.noise and not self.processes.alone:
                 self.noise.keep_norm()

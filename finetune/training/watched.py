@@ -68,9 +68,8 @@ class Watched(Guarded):
             callbacks[:] = [callback for callback in callbacks if not _reports(callback)]
 
     def compile(self) -> None:
-        """Compiles the layers. Raises ConfigError where this machine cannot."""
-        self.compiled = CompiledLayers(self.model, self.args.device)
-        self.memory.begin(follows=False)
+        """Has layers be compiled when they are first run."""
+        self.compiled = CompiledLayers(self.model)
 
     def held_out(self, rows: Sequence[Any]) -> dict[str, float]:
         """Figures of the model as it is, on held-out rows."""
