@@ -72,6 +72,8 @@ KEPT = (
     "training.micro_batch_size=1", "training.gradient_accumulation_steps=4", "training.gradient_checkpointing=auto",
 )  # fmt: skip
 """The same tokens an update, one pack at a time, and no more recomputed than the memory asks for."""
+COMPILED = ("training.compile=true", "training.rehearsal=true")
+"""Its layers compiled, in the first updates, which are left out of the speed."""
 WITHOUT = {
     "varlen": "model.attention=sdpa",
     "lean_norms": "model.lean_norms=false",
@@ -140,14 +142,17 @@ def lines() -> list[Line]:
 
 
 def side_by_side() -> list[Line]:
-    """finetune as the plan is shipped and with what fits kept, its peers, and it without each part of its fast path."""
+    """finetune as the plan is shipped, with what fits kept, and compiled; its peers; it without each part of its fast
+    path."""
     ours = SIDE_BY_SIDE
     peers = [replace(ours, name=f"7b_{peer}", peer=peer) for peer in ("trl", "trl_best", "unsloth")]
     parts = [
         replace(ours, name=f"7b_without_{part}", overrides=(*ours.overrides, switch))
         for part, switch in WITHOUT.items()
     ]
-    return [ours, replace(ours, name="7b_kept", overrides=KEPT), *peers, *parts]
+    more = {"7b_kept": KEPT, "7b_compiled": (*ours.overrides, *COMPILED)}
+    others = [replace(ours, name=name, overrides=overrides, timeout=400) for name, overrides in more.items()]
+    return [ours, *others, *peers, *parts]
 
 
 def _grid_line(

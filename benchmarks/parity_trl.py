@@ -111,15 +111,12 @@ def run_ours(model: str, data: Path, folder: Path, steps: int, *overrides: str) 
     updates = [line for line in lines if "loss" in line]
     ends = [line["seconds"] for line in updates]
     taken = (end - start for start, end in itertools.pairwise([0.0, *ends]))
+    each = (line["tokens_per_second"] * seconds for line, seconds in zip(updates, taken, strict=True))
     return {
         "losses": [line["loss"] for line in updates],
         "ends": ends,
-        "tokens": [
-            round(tokens)
-            for tokens in itertools.accumulate(
-                line["tokens_per_second"] * each for line, each in zip(updates, taken, strict=True)
-            )
-        ],
+        # Rates and seconds are rounded; the sum of all is counted.
+        "tokens": [*map(round, itertools.accumulate(each))][:-1] + [report["train"]["tokens"]],
         "peak_bytes": report["memory"]["process_bytes"],
     }
 

@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import compiled_layers
 import kept_layers
 import long_context
 import profile_step
@@ -31,6 +32,7 @@ def tables() -> dict[str, str]:
         "beside": beside(measured),
         "profile": profile,
         **kept_layers.tables(),
+        "compiled": compiled_layers.table(load("compiled_layers")),
         **long_context.tables(),
     }
 

@@ -128,3 +128,29 @@ def test_the_longest_rows_take_what_the_table_says(speed: ModuleType, step: int)
     memory = price(long.described(name, found["tokens"]))
     assert (memory.allocated, memory.process) == (found["allocated_bytes"], found["process_bytes"])
     assert memory.process <= find_card(long.CARD).memory_bytes
+
+
+def test_what_compiling_brings_is_measured_way_by_way(
+    speed: ModuleType, tiny_model: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here nothing is compiled, which tests/training/test_compiled.py does."""
+    compiled, out = importlib.import_module("compiled_layers"), tmp_path / "compiled.json"
+    monkeypatch.setattr(compiled, "WAYS", {**compiled.WAYS, "compiled": ["model.lean_norms=false"]})
+    monkeypatch.setattr(compiled, "STEPS", 3)
+    given = ["--model", tiny_model, "--data", rows_file, "--dtype", "float32", "--rounds", 1, "--json", out]
+    monkeypatch.setattr("sys.argv", ["compiled_layers.py", *map(str, given)])
+    compiled.main()
+    found = json.loads(out.read_text(encoding="utf-8"))
+    (one,), (mask,), (other,) = found["ways"].values()
+    assert one["losses"] == pytest.approx(mask["losses"], rel=1e-5) and one["tokens_per_second"] > 0
+    around = [run["seconds"] - run["seconds_of_updates"] for run in (other, mask)]
+    assert min(around) > 0 and compiled.cold_start(found) == pytest.approx(around[0] - around[1])
+
+
+def test_the_cold_start_is_that_of_each_round() -> None:
+    compiled = importlib.import_module("compiled_layers")
+    run = {"tokens_per_second": 100.0, "losses": [1.0], "peak_bytes": 2**30, "seconds_of_updates": 10.0}
+    plain, slow = {**run, "seconds": 15.0}, {**run, "tokens_per_second": 150.0, "seconds": 75.0}
+    result = {"ways": {"as it comes": [plain] * 2, "packed over a mask": [plain] * 2, "compiled": [slow, plain]}}
+    assert compiled.cold_start(result) == 30.0
+    assert compiled.table(result).splitlines()[-1] == "| compiled | 125 (100 to 150) | 1.25 | 30 | 1.00 | 1.00 |"
