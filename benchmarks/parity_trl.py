@@ -112,11 +112,12 @@ def run_ours(model: str, data: Path, folder: Path, steps: int, *overrides: str) 
     ends = [line["seconds"] for line in updates]
     taken = (end - start for start, end in itertools.pairwise([0.0, *ends]))
     each = (line["tokens_per_second"] * seconds for line, seconds in zip(updates, taken, strict=True))
+    tokens = [round(total) for total in itertools.accumulate(each)]
+    tokens[-1] = report["train"]["tokens"]  # counted; rates and seconds are rounded
     return {
         "losses": [line["loss"] for line in updates],
         "ends": ends,
-        # Rates and seconds are rounded; the sum of all is counted.
-        "tokens": [*map(round, itertools.accumulate(each))][:-1] + [report["train"]["tokens"]],
+        "tokens": tokens,
         "peak_bytes": report["memory"]["process_bytes"],
     }
 
