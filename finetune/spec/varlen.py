@@ -76,10 +76,17 @@ def _on_card(
     packs, heads, tokens, _ = query.shape
     flat = [x.transpose(1, 2).reshape(packs * tokens, x.shape[1], x.shape[3]) for x in (query, key, value)]
     ends = functional.pad(lengths.flatten().cumsum(0), (1, 0)).to(torch.int32)
-    grouped = {"enable_gqa": heads != key.shape[1]} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    grouped = {"enable_gqa": heads != key.shape[1]} if _knows_groups() else {}
     # The longest row is not asked for: that would wait for the card. Blocks behind a row's end return at once.
     out = varlen_attn(*flat, ends, ends, tokens, tokens, scale=scale, window_size=(-1, 0), **grouped)
     return out.view(packs, tokens, heads, -1)
+
+
+@torch.compiler.assume_constant_result
+def _knows_groups() -> bool:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def why_not(
@@ -99,7 +106,7 @@ def why_not(
     if getattr(text, "sliding_window", None) or layers != {"full_attention"}:
         return "the model's attention has windows"
     if kind != "cuda":
-        return "layers are compiled, and rows one by one are not" if compiled else None
+        return "layers are compiled, and a loop over rows would be for every number of them" if compiled else None
     if capability is not None and capability < AMPERE:
         return f"the card's compute capability is {capability[0]}.{capability[1]}, and FlashAttention needs 8.0"
     if dtype.itemsize != 2:
