@@ -3,8 +3,7 @@
     python benchmarks/speed.py --model DIR --data ROWS.jsonl --eval ROWS.jsonl [--dtype float32] [--rounds 5] [--json F]
 
 Two kinds of rows: short ones as they are, and long ones, made of them, that fill every sequence. Each round runs every
-way once, the first two also finetune without each of its parts, each in a process of its own, so that a change in the
-machine's load falls on all of them. All compute in the same type. Plain TRL is `SFTConfig` as it comes; TRL's best
+way once, each in a process of its own, so that a change in the machine's load falls on all of them. All compute in the same type. Plain TRL is `SFTConfig` as it comes; TRL's best
 flags are packing and no recomputing of activations; finetune packs, and recomputes nothing either, since preflight says
 that the run fits. The rows are conversations in messages format, and every token is trained. The adapters of the first
 round score the same held-out rows.
@@ -50,23 +49,12 @@ def _ours(rows: int, passes: int, *overrides: str) -> Way:
 
 
 PACKED, KEPT = "data.packing=true", "training.gradient_checkpointing=false"
-PARTS = {
-    "recomputing": ["training.gradient_checkpointing=true"],
-    "packed over a mask": ["model.attention=sdpa"],
-    "whole logits": ["training.loss_kernel=full_logits"],
-    "norms as they come": ["model.lean_norms=false"],
-    "16-bit adapters": ["lora.dtype=bfloat16"],
-}
-"""What is switched, one part at a time."""
-PART_ROUNDS = 2
-"""Rounds that have the parts too."""
 WAYS = {
     "short": {
         PLAIN: _trl(8, 2),
         "TRL + PEFT, best flags": _trl(1, 2, packing=True, activation_checkpointing=False),
         OURS: _ours(1, 2, PACKED, KEPT),
         "finetune, padded": _ours(8, 2, KEPT),
-        **{f"finetune, {part}": _ours(1, 2, PACKED, KEPT, *keys) for part, keys in PARTS.items()},
     },
     "full": {
         PLAIN: _trl(1, 2),
@@ -88,14 +76,11 @@ def main() -> None:
         write_full(options.data, files["full"], options.model)
         for number, (kind, ways) in itertools.product(range(options.rounds), WAYS.items()):
             for place, (name, way) in enumerate(ways.items()):
-                a_part = kind == "short" and name.removeprefix(f"{OURS}, ") in PARTS
-                if a_part and number >= PART_ROUNDS:
-                    continue
                 print(f"round {number + 1} of {options.rounds}: {kind} rows, {name}", file=sys.stderr, flush=True)
                 out = Path(folder) / f"{kind}-{number}-{place}"
                 run = run_way(way, options.model, files[kind], out, options.dtype)
                 found.setdefault(kind, {}).setdefault(name, []).append(run)
-                if number == 0 and options.eval and not a_part:
+                if number == 0 and options.eval:
                     held_out.setdefault(kind, {})[name] = score(options, out)
             if options.json:  # after each round: what is there is not lost
                 text = json.dumps(_result(options, found, held_out), indent=1) + "\n"

@@ -8,11 +8,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import compiled_layers
 import kept_layers
 import long_context
 import profile_step
 import speed
+import speed_parts
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -26,13 +26,11 @@ def tables() -> dict[str, str]:
     """Each table by the name of its place."""
     profiled = load("profile_step")
     profile = f"{profile_step.table(profiled)}\n\n{profile_step.summary(profiled)}."
-    measured = load("speed")
     return {
-        "parts": parts(measured),
-        "beside": beside(measured),
+        "parts": speed_parts.table(load("speed_parts")),
+        "beside": beside(load("speed")),
         "profile": profile,
         **kept_layers.tables(),
-        "compiled": compiled_layers.table(load("compiled_layers")),
         **long_context.tables(),
     }
 
@@ -44,19 +42,6 @@ def brief() -> str:
     for kind, label in (("short", "short rows"), ("full", "rows that fill every sequence")):
         rates = [statistics.median(result[kind][name]["tokens_per_second"]) for name in ways]
         lines.append(f"| {label} | {' | '.join(f'{rate:.0f}' for rate in rates)} |")
-    return "\n".join(lines)
-
-
-def parts(result: dict[str, Any]) -> str:
-    """Finetune's speed on short rows without each part, as a share of what it is with all in the same rounds."""
-    short = result["short"]
-    ours = short[speed.OURS]["tokens_per_second"]
-    lines = ["| on short rows | tokens/s, median | of the default |", "| :--- | ---: | ---: |"]
-    for name in [speed.OURS, "finetune, padded", *(f"{speed.OURS}, {part}" for part in speed.PARTS)]:
-        rates = short[name]["tokens_per_second"]
-        shares = [rate / other for rate, other in zip(rates, ours, strict=False)]
-        label = "the default" if name == speed.OURS else name.removeprefix(f"{speed.OURS}, ")
-        lines.append(f"| {label} | {statistics.median(rates):.0f} | {statistics.median(shares):.2f} |")
     return "\n".join(lines)
 
 
