@@ -3,10 +3,10 @@
     python benchmarks/speed.py --model DIR --data ROWS.jsonl --eval ROWS.jsonl [--dtype float32] [--rounds 5] [--json F]
 
 Two kinds of rows: short ones as they are, and long ones, made of them, that fill every sequence. Each round runs every
-way once, each in a process of its own, so that a change in the machine's load falls on all of them. All compute in the same type. Plain TRL is `SFTConfig` as it comes; TRL's best
-flags are packing and no recomputing of activations; finetune packs, and recomputes nothing either, since preflight says
-that the run fits. The rows are conversations in messages format, and every token is trained. The adapters of the first
-round score the same held-out rows.
+way once, each in a process of its own, so that a change in the machine's load falls on all of them. All compute in the
+same type. Plain TRL is `SFTConfig` as it comes; TRL's best flags are packing and no recomputing of activations;
+finetune packs, and recomputes nothing either, since preflight says that the run fits. The rows are conversations in
+messages format, and every token is trained. The adapters of the first round score the same held-out rows.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def tables() -> dict[str, str]:
     profile = f"{profile_step.table(profiled)}\n\n{profile_step.summary(profiled)}."
     return {
         "parts": speed_parts.table(load("speed_parts")),
-        "beside": beside(load("speed")),
+        "beside": speed.table(load("speed")),
         "profile": profile,
         **kept_layers.tables(),
         **long_context.tables(),
@@ -43,17 +43,6 @@ def brief() -> str:
         rates = [statistics.median(result[kind][name]["tokens_per_second"]) for name in ways]
         lines.append(f"| {label} | {' | '.join(f'{rate:.0f}' for rate in rates)} |")
     return "\n".join(lines)
-
-
-def beside(result: dict[str, Any]) -> str:
-    """Peers and finetune, on short rows and on full ones."""
-    names = ("TRL + PEFT", speed.OURS)
-    shown = (speed.OURS, f"{speed.OURS}, padded", f"{speed.OURS}, recomputing")
-    kept = {
-        kind: {name: one for name, one in result[kind].items() if name.startswith(names[0]) or name in shown}
-        for kind in speed.WAYS
-    }
-    return speed.table(result | kept)
 
 
 def picture(parity: dict[str, Any], digest: str) -> str:

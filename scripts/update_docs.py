@@ -93,7 +93,10 @@ def help_pages() -> str:
 
 def config_with_figures(path: Path) -> str:
     """A shipped configuration with the figures in its opening comment computed anew."""
-    plan = json.loads(finetune("preflight", str(path.relative_to(REPO)), "--json"))
+    from finetune.config import load_config
+    from finetune.pipeline import look_ahead
+
+    plan = look_ahead(load_config(path)).to_json()
     parameters, memory = plan["parameters"], plan["memory"]
     gib = {name: memory[f"{name}_bytes"] / 2**30 for name in ("allocated", "process")}
     lines = {

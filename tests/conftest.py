@@ -83,6 +83,7 @@ training:
   gradient_accumulation_steps: 2
   learning_rate: 1.0e-2
   optimizer: adamw_torch
+  gradient_checkpointing: true
   sample_answers: 1
   sample_max_new_tokens: 4
 output_dir: {tmp_path / "run"}

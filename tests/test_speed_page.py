@@ -105,6 +105,12 @@ def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "load_in_4bit" in (BENCHMARKS / "plain_trl.py").read_text(encoding="utf-8")
     page.says(f"in 4 bits on two processor cores that multiply {measured['dtype']}, rank 16 on q, k, v and o")
     page.says(f"{ROOM:.0%} of the memory".replace("%", " %"))
+    parts = importlib.import_module("speed_parts")
+    measured = speed_page.load("speed_parts")
+    assert measured["rounds"] == len(measured["ways"][parts.DEFAULT]) == 4
+    page.says(f"which took {parts.cold_start(measured):.0f} s longer there")
+    page.says("SmolLM2-135M in 4 bits on two processor cores, each way in turn in each of four rounds")
+    page.says(f"packs of {speed.LENGTH} tokens of short rows")
     page.says("For Llama-3.1-8B on 24 GiB, by preflight")
     page.says(f"{speed.LENGTH} tokens a sequence")
     assert page.unchecked() == []
@@ -130,27 +136,30 @@ def test_the_longest_rows_take_what_the_table_says(speed: ModuleType, step: int)
     assert memory.process <= find_card(long.CARD).memory_bytes
 
 
-def test_what_compiling_brings_is_measured_way_by_way(
+def test_each_part_is_measured_in_turn(
     speed: ModuleType, tiny_model: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here nothing is compiled, which tests/training/test_compiled.py does."""
-    compiled, out = importlib.import_module("compiled_layers"), tmp_path / "compiled.json"
-    monkeypatch.setattr(compiled, "WAYS", {**compiled.WAYS, "compiled": ["model.lean_norms=false"]})
-    monkeypatch.setattr(compiled, "STEPS", 3)
+    parts, out = importlib.import_module("speed_parts"), tmp_path / "parts.json"
+    ways = {name: parts.WAYS[name] for name in (parts.DEFAULT, parts.MASK)}
+    monkeypatch.setattr(parts, "WAYS", {**ways, parts.COMPILED: ["model.lean_norms=false"]})
+    monkeypatch.setattr(parts, "STEPS", 3)
     given = ["--model", tiny_model, "--data", rows_file, "--dtype", "float32", "--rounds", 1, "--json", out]
-    monkeypatch.setattr("sys.argv", ["compiled_layers.py", *map(str, given)])
-    compiled.main()
+    monkeypatch.setattr("sys.argv", ["speed_parts.py", *map(str, given)])
+    parts.main()
     found = json.loads(out.read_text(encoding="utf-8"))
     (one,), (mask,), (other,) = found["ways"].values()
     assert one["losses"] == pytest.approx(mask["losses"], rel=1e-5) and one["tokens_per_second"] > 0
     around = [run["seconds"] - run["seconds_of_updates"] for run in (other, mask)]
-    assert min(around) > 0 and compiled.cold_start(found) == pytest.approx(around[0] - around[1])
+    assert min(around) > 0 and parts.cold_start(found) == pytest.approx(around[0] - around[1])
 
 
-def test_the_cold_start_is_that_of_each_round() -> None:
-    compiled = importlib.import_module("compiled_layers")
+def test_shares_and_the_cold_start_are_those_of_each_round(speed: ModuleType) -> None:
+    parts = importlib.import_module("speed_parts")
     run = {"tokens_per_second": 100.0, "losses": [1.0], "peak_bytes": 2**30, "seconds_of_updates": 10.0}
     plain, slow = {**run, "seconds": 15.0}, {**run, "tokens_per_second": 150.0, "seconds": 75.0}
-    result = {"ways": {"as it comes": [plain] * 2, "packed over a mask": [plain] * 2, "compiled": [slow, plain]}}
-    assert compiled.cold_start(result) == 30.0
-    assert compiled.table(result).splitlines()[-1] == "| compiled | 125 (100 to 150) | 1.25 | 30 | 1.00 | 1.00 |"
+    result = {"ways": {parts.DEFAULT: [slow, plain], parts.MASK: [plain] * 2, parts.COMPILED: [slow, plain]}}
+    assert parts.cold_start(result) == 30.0
+    assert (
+        parts.table(result).splitlines()[3] == "| packed over a mask | 100 (100 to 100) | 0.83 (0.67 to 1.00) | 1.00 |"
+    )

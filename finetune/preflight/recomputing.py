@@ -26,10 +26,12 @@ def decide_recomputing(spec: RunSpec, decided: bool | int | str | None = None) -
 def _fewest(spec: RunSpec) -> bool | int:
     allowed = spec.device.memory_bytes * (1 - ROOM)
     # Offloading moves what is kept, and so all activations where nothing is recomputed.
-    if spec.config.training.activation_offloading or price(spec).process > allowed:
+    if spec.config.training.activation_offloading:
         return True
     if price(resolve(changed(spec.config, {KEY: False}), spec.device)).process <= allowed:
         return False
+    if price(spec).process > allowed:
+        return True
     split = Split.of(spec)
     fits = (count for count in range(1, spec.layers) if split and split.price(count).process <= allowed)
     return next(fits, True)
