@@ -29,7 +29,7 @@ def test_a_run_writes_down_what_was_decided_and_goes_on_so(config_file: Path, tm
     assert list(map(repr, written.values())) == ["False", "True", "1"]
     losses = {value: [line["loss"] for line in lines if "loss" in line] for value, lines in metrics.items()}
     assert len(losses["auto"]) == 2 and losses["auto"] == losses["true"] == losses["1"]
-    before = describe(load_config(config_file, [f"output_dir={tmp_path / 'true'}"]))
+    before = describe(load_config(config_file, [f"{KEY}=auto", f"output_dir={tmp_path / 'true'}"]))
     assert pipeline._recomputed(before, resume=True) is True
     assert pipeline._recomputed(before, resume=False) is False
 
