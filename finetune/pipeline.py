@@ -100,7 +100,7 @@ def train(
         data = load_data(spec)
         say(*data.notes, *announced(spec))
         say(*check_rewards(spec, data))
-        model = build_model(spec)
+        model = build_model(spec, whole=config.hardware.shards == 1)
         say(*receipt.enter(data_inputs(spec, data), step_of(start)))
         run.write_json("preflight.json", verdict.to_json(timeline=True))
         trainer = build_trainer(spec, model, data, run.checkpoints, processes)
@@ -111,6 +111,7 @@ def train(
             trainer.add_before_reporters(metrics, ProgressBar(console, trainer.memory))
             trainer.guards.tell(console, run.path, lambda: relief(verdict))
         audit(spec, trainer)
+        trainer.share_base()
         proof = prove_packing(trainer) if config.data.packing else None
         proven = [proof.note()] if proof else []
         trial = try_rewards(spec, trainer)

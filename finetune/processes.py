@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,6 +55,8 @@ class Processes:
     count: int = 1
     local_count: int = 1
     notes: tuple[str, ...] = ()
+    before_meeting: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
+    """Called before processes tell each other anything."""
 
     @property
     def alone(self) -> bool:
@@ -73,7 +75,13 @@ class Processes:
     def require_shares(self, config: RunConfig) -> None:
         """Raises ConfigError where the updates of a run cannot be shared out."""
         training = config.training
-        steps = training.gradient_accumulation_steps
+        steps, shards = training.gradient_accumulation_steps, config.hardware.shards
+        if self.count % shards:
+            raise ConfigError(
+                f"hardware.shards={shards} processes share the base, and {self._started()}",
+                f"start {shards} of them, or a multiple, as with `torchrun --nproc-per-node {shards} -m finetune "
+                "train CONFIG`, or set hardware.shards=1",
+            )
         if not self.alone and training.online:
             raise ConfigError(
                 f"training.method={training.method} runs in one process, and {self.count} were started",
@@ -88,6 +96,9 @@ class Processes:
                 f"{-(-steps // self.count) * self.count}",
             )
 
+    def _started(self) -> str:
+        return "one was started" if self.alone else f"{self.count} were started"
+
     def gather(self, value: T) -> list[T]:
         """Every process's value, in the order of ranks."""
         if self.alone:
@@ -96,8 +107,13 @@ class Processes:
 
         found: list[Any] = [None] * self.count
         with _together():
+            self._meet()
             dist.all_gather_object(found, value)
         return found
+
+    def _meet(self) -> None:
+        for call in self.before_meeting:
+            call()
 
     def told(self, find: Callable[[], T]) -> T:
         """What the first process finds; the others do not look."""
@@ -130,6 +146,7 @@ class Processes:
         import torch.distributed as dist
 
         with _together():
+            self._meet()
             waits = []
             for parameter in parameters:
                 if parameter.grad is None:
@@ -189,8 +206,9 @@ def _refuse_engines() -> None:
     for name, engine in ENGINES.items():
         if os.environ.get(name, "").lower() == "true":
             raise ConfigError(
-                f"accelerate is asked for {engine}, which a run does not have: every process holds the whole model",
-                "choose multi-GPU in `accelerate config`, or give `accelerate launch --multi_gpu --num_processes N`",
+                f"accelerate is asked for {engine}, which a run does not take from there",
+                "choose multi-GPU in `accelerate config`, or give `accelerate launch --multi_gpu --num_processes N`; "
+                "hardware.shards=N shares the base out",
             )
 
 

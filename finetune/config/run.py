@@ -38,7 +38,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _method_has_what_it_needs(self) -> RunConfig:
-        problems = [*_of_online(self), *_of_pairs_and_completions(self), *_of_streams(self)]
+        rules = (_of_online, _of_pairs_and_completions, _of_shards, _of_streams)
+        problems = [problem for rule in rules for problem in rule(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -84,6 +85,22 @@ def _of_pairs_and_completions(config: RunConfig) -> Iterator[str]:
         yield f"training.compile=true is for sft: {method} runs the model in too many ways to wait for each"
     if training.activation_offloading and training.online:
         yield f"training.activation_offloading=true: {method} does not have it"
+
+
+def _of_shards(config: RunConfig) -> Iterator[str]:
+    """What a base that is shared out does not go with."""
+    shards, training = config.hardware.shards, config.training
+    if shards == 1:
+        return
+    if training.method != "sft":
+        yield f"hardware.shards={shards} is for sft: this is {training.method}"
+    if config.quantization.type == "none":
+        yield f"hardware.shards={shards} is for a base in 4 bits; quantization.type is none"
+    if config.lora.use_dora:
+        yield f"hardware.shards={shards} does not go with lora.use_dora, which reads a whole weight by itself"
+    for key in ("compile", "activation_offloading"):
+        if getattr(training, key):
+            yield f"hardware.shards={shards} does not go with training.{key}: set that to false"
 
 
 def _of_streams(config: RunConfig) -> Iterator[str]:

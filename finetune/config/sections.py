@@ -345,6 +345,8 @@ class HardwareConfig(Section):
     """Device memory the run may use, such as 24GiB; auto takes the whole device."""
     expandable_segments: bool = True
     """Lets torch's allocator grow its segments on a card instead of adding new ones: less memory lost between them."""
+    shards: Positive = 1
+    """Processes that share the frozen base out among them (FSDP2), so that each keeps that part of its layers."""
 
     @field_validator("memory")
     @classmethod

@@ -18,22 +18,27 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def build_model(spec: RunSpec) -> PeftModel:
-    """The base model on the run's device, quantised, with a fresh adapter seeded by `training.seed`.
+HOST = torch.device("cpu")
+
+
+def build_model(spec: RunSpec, *, whole: bool = True) -> PeftModel:
+    """The base model on the run's device, quantised, with a fresh adapter seeded by `training.seed`; in host memory
+    where the device is not to have it `whole`.
 
     Raises ModelError where weights cannot be loaded and DoesNotFit where the device runs out of memory.
     """
-    base = build_base(spec)
+    base = build_base(spec, spec.device.torch_device if whole else HOST)
     # Here, so that the adapter's values depend on the seed alone and not on how the base was made.
     torch.manual_seed(spec.config.training.seed)
     return spec.attach(base)
 
 
-def build_base(spec: RunSpec) -> PreTrainedModel:
-    """The base model alone, frozen."""
+def build_base(spec: RunSpec, device: torch.device | None = None) -> PreTrainedModel:
+    """The base model alone, frozen; on the run's device where no other is given."""
+    device = device or spec.device.torch_device
     _require_kernel(spec)
     try:
-        base = _random(spec) if spec.config.model.weights == "random" else _pretrained(spec)
+        base = _random(spec, device) if spec.config.model.weights == "random" else _pretrained(spec, device)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
             f"the base model does not fit on {spec.device.name}: {str(error).splitlines()[0]}",
@@ -65,7 +70,7 @@ def _keep_trainable_format(model: PreTrainedModel) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
-def _pretrained(spec: RunSpec) -> PreTrainedModel:
+def _pretrained(spec: RunSpec, device: torch.device) -> PreTrainedModel:
     require_weights(spec.source)
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
@@ -74,7 +79,7 @@ def _pretrained(spec: RunSpec) -> PreTrainedModel:
             dtype=spec.dtype,
             quantization_config=spec.bitsandbytes(),
             attn_implementation=spec.attention,
-            device_map={"": spec.device.torch_device},
+            device_map={"": device},
             use_safetensors=True,  # a pickle can run code when opened
             trust_remote_code=spec.config.model.trust_remote_code,
             ignore_mismatched_sizes=True,  # to name them here
@@ -116,7 +121,7 @@ def _require_all(spec: RunSpec, model: PreTrainedModel, loaded: dict[str, Any]) 
 
 
 @torch.no_grad()
-def _random(spec: RunSpec) -> PreTrainedModel:
+def _random(spec: RunSpec, device: torch.device) -> PreTrainedModel:
     """The skeleton filled with weights seeded by `training.seed`, module by module: no dense copy ever exists."""
     torch.manual_seed(spec.config.training.seed)
     model = build_skeleton(
@@ -126,7 +131,7 @@ def _random(spec: RunSpec) -> PreTrainedModel:
         bnb=spec.bitsandbytes(),
         trust_remote_code=spec.config.model.trust_remote_code,
     )
-    device, quantized = spec.device.torch_device, set(linear4bit_modules(model))
+    quantized = set(linear4bit_modules(model))
     for module in model.modules():
         if module in quantized:
             _fill_4bit(module, spec, device)

@@ -11,19 +11,22 @@ from finetune.training.watched import Watched
 HINT = (
     "this is a fault of finetune or of a library version it was not tried with; please report it with the run directory"
 )
+HOST = torch.device("cpu")
+"""Where a base is until it is shared out."""
 SAME_LOGITS = 1e-2
 """Share of the largest logit: products in 16 bits may be rounded otherwise, scaled or capped logits differ by more."""
 
 
 def audit(spec: RunSpec, trainer: Watched) -> None:
     """Compares the trainer with the description. Raises AuditError naming the first difference."""
-    _audit_tensors(spec, trainer.model)
+    whole = spec.config.hardware.shards == 1
+    _audit_tensors(spec, trainer.model, spec.device.torch_device if whole else HOST)
     _audit_arguments(spec, trainer)
     if spec.linear_loss:
         _audit_logits(trainer.model)
 
 
-def _audit_tensors(spec: RunSpec, model: torch.nn.Module) -> None:
+def _audit_tensors(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> None:
     described = {tensor.name: tensor for tensor in spec.tensors}
     built = {tensor.name: tensor for tensor in list_tensors(model)}
     for name in [*described, *built]:
@@ -32,8 +35,8 @@ def _audit_tensors(spec: RunSpec, model: torch.nn.Module) -> None:
                 f"{name}: described as {_show(described.get(name))}, built as {_show(built.get(name))}", HINT
             )
     for name, parameter in model.named_parameters():
-        if parameter.device != spec.device.torch_device:
-            raise AuditError(f"{name} is on {parameter.device}, described on {spec.device.torch_device}", HINT)
+        if parameter.device != device:
+            raise AuditError(f"{name} is on {parameter.device}, described on {device}", HINT)
 
 
 def _audit_arguments(spec: RunSpec, trainer: Watched) -> None:

@@ -32,6 +32,9 @@ class Guarded:
 
     noise: NoiseMeter | None = None
     """Only of methods that say what a micro batch's gradient is."""
+    sharded = False
+    """Whether the base is shared out: then a pass that failed is not done again, since others are in the middle of
+    theirs."""
 
     def __init__(self, *args: Any, places: Callable[[int], list[str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -119,7 +122,7 @@ class Guarded:
     @property
     def on_split(self) -> OnSplit | None:
         """What hears of a batch that is split; None where none is to be."""
-        return self.guards.on_split if self.guards else None
+        return self.guards.on_split if self.guards and not self.sharded else None
 
     def clear_gradients(self) -> None:
         """None, whole or in part: those of the update so far, and what a failed pass has left elsewhere."""

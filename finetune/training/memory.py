@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from finetune.live_tensors import LiveTensors
+from finetune.spec.skeleton import linear4bit_modules
 
 
 class MemoryMeter:
@@ -88,13 +89,15 @@ def _high_water() -> int:
 
 
 def _held(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Tensors that a model holds between batches: weights, block constants, gradients, buffers."""
+    """Tensors that a model holds between batches: weights or this process's part of them, block constants, gradients,
+    buffers."""
     for parameter in model.parameters():
-        yield parameter
+        yield parameter.to_local() if hasattr(parameter, "to_local") else parameter
         if parameter.grad is not None:
             yield parameter.grad
-        state = getattr(parameter, "quant_state", None)
-        for part in (state, getattr(state, "state2", None)) if state else ():
+    for module in linear4bit_modules(model):
+        state = getattr(module.weight, "quant_state", None) or module.quant_state
+        for part in (state, state.state2) if state else ():
             yield from (value for value in vars(part).values() if isinstance(value, torch.Tensor)) if part else ()
     yield from model.buffers()
 

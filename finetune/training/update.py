@@ -85,7 +85,7 @@ class Update:
             return micro.loss
         except RuntimeError as error:
             reason = lack_of_memory(error)
-            if reason is None:
+            if reason is None or trainer.sharded:
                 raise
         # Only here is the error gone, and with it the frames that hold the activations.
         self._divide(micro, reason)
@@ -147,7 +147,7 @@ class Update:
                 micro.loss = self._run(micro, micro.cut(micro.units))
             except RuntimeError as error:
                 reason = lack_of_memory(error)
-                if reason is None:
+                if reason is None or self.trainer.sharded:
                     raise
                 return micro, reason
         return None

@@ -67,6 +67,14 @@ class Watched(Guarded):
             callbacks = self.callback_handler.callbacks
             callbacks[:] = [callback for callback in callbacks if not _reports(callback)]
 
+    def share_base(self) -> None:
+        """Shares the base out among the processes, where the configuration says so."""
+        if self.spec.config.hardware.shards > 1:
+            from finetune.training.sharded import share_base  # here: one process needs none of it
+
+            share_base(self.spec, self.model, self.processes)
+            self.sharded = True
+
     def compile(self) -> None:
         """Has layers be compiled when they are first run."""
         self.compiled = CompiledLayers(self.model)

@@ -53,7 +53,8 @@ def train(config: Path, case: dict, processes: object = None, own: bool = True) 
 
     pipeline.build_trainer = built
     try:
-        loaded = load_config(config, [*case["keys"], f"output_dir={output}"])
+        shared = [f"hardware.shards={case['shards']}"] if case.get("shards") and not processes.alone else []
+        loaded = load_config(config, [*case["keys"], *shared, f"output_dir={output}"])
         console = Console(stderr=True, quiet=not case.get("speaks"))
         pipeline.train(loaded, console, resume=case.get("resume", False), processes=processes)
     finally:

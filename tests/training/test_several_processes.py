@@ -38,6 +38,9 @@ CASES = [
     {"name": "dpo", "keys": [*PASSES, "training.method=dpo", "training.rehearsal=false"]},
     {"name": "lacking", "keys": PASSES, "lacking": True},
     {"name": "spoilt", "keys": [*PASSES, "training.on_nonfinite=skip"], "spoilt": [2, 5, 9]},
+    {"name": "sharded", "keys": [*PASSES, "training.eval_steps=2", "training.save_steps=2"], "shards": 2},
+    {"name": "sharded packs", "keys": [*PASSES, *PACKED, "training.gradient_checkpointing=false"], "shards": 2},
+    {"name": "sharded spoilt", "keys": [*PASSES, "training.on_nonfinite=skip"], "spoilt": [2, 5, 9], "shards": 2},
     {"name": "long", "keys": LONG},
 ]
 
