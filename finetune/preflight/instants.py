@@ -11,6 +11,7 @@ import math
 import torch
 
 from finetune.preflight.letters import TILE_WORDS, adapted, casts, casts_twice
+from finetune.preflight.loading import GATHERED_AT_ONCE
 from finetune.preflight.step import Batch
 from finetune.spec import RunSpec
 
@@ -41,7 +42,15 @@ class Instants:
     def standing(self) -> Terms:
         """What is there at every instant."""
         constants = 0.015869 if self._spec.config.quantization.double_quant else 0.0625
-        terms = [("4-bit weights", "0.5 Q"), ("their block constants", f"{constants} Q"), ("other weights", "g D")]
+        shards = self._spec.config.hardware.shards
+        whole = [] if shards == 1 else [("weights of gathered layers", f"{0.5 * GATHERED_AT_ONCE} S")]
+        weights = "4-bit weights" if shards == 1 else f"4-bit weights, one part of {shards}"
+        terms = [
+            (weights, f"{0.5 / shards:.6g} Q"),
+            *whole,
+            ("their block constants", f"{constants} Q"),
+            ("other weights", "g D"),
+        ]
         terms += [("adapters", "m P"), ("optimiser state", "O"), ("cuBLAS workspaces", "2 w")]
         terms += [("gradients, kept for the next micro step", "m P")] if self._accumulates else []
         return [term for term in terms if self._bytes([term])]

@@ -44,6 +44,7 @@ LEGEND = {
     "Q": "weights in 4 bits",
     "D": "frozen weights that are not",
     "W": "weights of the largest 4-bit layer",
+    "S": "4-bit weights of a layer of the model",
     "P": "trained weights",
     "U": "trained weights of layers that keep their activations",
     "O": "bytes of optimiser state on the device, without what is paged",
@@ -128,7 +129,14 @@ def _weights(spec: RunSpec) -> dict[str, float]:
     name = spec.config.training.optimizer
     state = 0 if name == "sgd" else sum(sum(state_sizes(name, elements)) for elements in trained)
     frozen = spec.parameters.total - sum(trained) - sum(quantised)
-    return {"Q": sum(quantised), "D": frozen, "W": max(quantised, default=0), "P": sum(trained), "O": state}
+    return {
+        "Q": sum(quantised),
+        "D": frozen,
+        "W": max(quantised, default=0),
+        "S": sum(quantised) // spec.layers,
+        "P": sum(trained),
+        "O": state,
+    }
 
 
 def _repeats(spec: RunSpec, batch: Batch, activation: float) -> bool:

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.core_model_loading import dot_natural_key
 
-from finetune.preflight.tape import ADAPTERS, WEIGHTS, Recorder
+from finetune.preflight.tape import ADAPTERS, GATHERED, WEIGHTS, Recorder
+from finetune.spec.recomputation import layers_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+GATHERED_AT_ONCE = 3
+"""Layers: one that computes, the next one as it arrives, and its weights as they are taken out of that."""
 
 
 def load(recorder: Recorder, model: PeftModel, dtype: torch.dtype, *, moved: bool = False) -> None:
@@ -39,6 +43,25 @@ def load(recorder: Recorder, model: PeftModel, dtype: torch.dtype, *, moved: boo
         recorder.hold([parameter], WEIGHTS)
         tape.death(narrow)
     recorder.hold((parameter for parameter in model.parameters() if parameter.requires_grad), ADAPTERS)
+
+
+def load_shared(recorder: Recorder, model: PeftModel, shards: int) -> None:
+    """The same where processes share the base out: it comes from host memory a layer at a time, of which a part stays.
+    While the run lasts, the weights of GATHERED_AT_ONCE layers are there whole."""
+    tape, sizes = recorder.tape, []
+    for layer in layers_of(model):
+        frozen = [parameter for parameter in layer.parameters() if not parameter.requires_grad]
+        sizes.append(sum(parameter.nbytes for parameter in frozen))
+        whole = _passing(recorder, sizes[-1])
+        recorder.hold(frozen, WEIGHTS, shards)
+        for state in (parameter.quant_state for parameter in frozen if hasattr(parameter, "quant_state")):
+            recorder.hold([state.absmax, state.code], WEIGHTS)
+            recorder.hold([state.offset, state.state2.code, state.state2.absmax] if state.nested else [], WEIGHTS)
+        tape.death(whole)
+    recorder.hold((parameter for parameter in model.parameters() if not parameter.requires_grad), WEIGHTS)
+    recorder.hold(model.buffers(), WEIGHTS)
+    recorder.hold((parameter for parameter in model.parameters() if parameter.requires_grad), ADAPTERS)
+    recorder.lasting(GATHERED_AT_ONCE * max(sizes), GATHERED, "all_gather")
 
 
 def _arriving(parameter: torch.nn.Parameter, dtype: torch.dtype) -> int:

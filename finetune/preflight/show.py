@@ -14,6 +14,7 @@ from finetune.preflight.tape import (
     CACHE,
     CHECKPOINTS,
     DEQUANTISED,
+    GATHERED,
     GRADIENTS,
     HEAD,
     LAYER,
@@ -29,7 +30,7 @@ BAR = 72
 COLOURS = {
     WEIGHTS: "blue", ADAPTERS: "cyan", GRADIENTS: "bright_cyan", OPTIMISER: "magenta", CHECKPOINTS: "green",
     LAYER: "yellow", HEAD: "red", DEQUANTISED: "bright_blue", WORKSPACE: "bright_black", BATCH: "bright_black",
-    CACHE: "bright_yellow",
+    CACHE: "bright_yellow", GATHERED: "bright_green",
 }  # fmt: skip
 
 
@@ -53,6 +54,8 @@ def show(verdict: Verdict, console: Console) -> None:
             f"rollout     {sampled} completions at once, {batch.tokens - batch.prompt_tokens:,} tokens behind prompts "
             f"of {batch.prompt_tokens:,}"
         )
+    if (shards := spec.config.hardware.shards) > 1:
+        lines.append(f"base        shared out among {shards} processes: what each of their cards takes")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_memory(verdict), highlight=False)

@@ -22,6 +22,7 @@ from finetune.preflight.shapes import Shapes
 WEIGHTS, ADAPTERS, GRADIENTS, OPTIMISER, BATCH = "weights", "adapters", "gradients", "optimiser", "batch"
 CHECKPOINTS, LAYER, HEAD = "checkpoints", "layer activations", "logits and loss"
 DEQUANTISED, WORKSPACE, CACHE = "dequantised weight", "workspace", "kv cache"
+GATHERED = "gathered layers"
 
 
 @dataclass
@@ -97,15 +98,15 @@ class Recorder(TorchDispatchMode):
         self.phase, self.cause = phase, cause
         self.tape.mark(phase)
 
-    def hold(self, tensors: Iterable[torch.Tensor], cause: str) -> None:
-        """Counts tensors that exist already, or says what tensors on the tape are for."""
+    def hold(self, tensors: Iterable[torch.Tensor], cause: str, shards: int = 1) -> None:
+        """Counts tensors that exist already, or that part of them, or says what tensors on the tape are for."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             known = self._alive.get(storage._cdata)
             if known:
                 self.tape.causes[known[0]] = cause
             elif storage.device.type in self._devices:
-                self._follow(storage, cause)
+                self._follow(storage, cause, shards)
 
     def lasting(self, size: int, cause: str, operation: str) -> None:
         """A storage of `size` bytes that nothing dispatches and that stays to the end."""
@@ -134,9 +135,9 @@ class Recorder(TorchDispatchMode):
         if storage._cdata not in self._alive and storage.device.type in self._devices:
             self._follow(storage, _cause_of(self._operation) or self.cause)
 
-    def _follow(self, storage: torch.UntypedStorage, cause: str) -> None:
+    def _follow(self, storage: torch.UntypedStorage, cause: str, shards: int = 1) -> None:
         key = storage._cdata
-        number = self.tape.birth(storage.nbytes(), cause, self._operation, self.phase)
+        number = self.tape.birth(-(-storage.nbytes() // shards), cause, self._operation, self.phase)
         self._alive[key] = number, weakref.ref(storage, lambda _, key=key: self._end(key))
 
     def _end(self, key: int) -> None:

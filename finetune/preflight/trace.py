@@ -15,7 +15,7 @@ from finetune.preflight import flash
 from finetune.preflight.autocast import replaced
 from finetune.preflight.hardware import HANDLES, workspace_bytes
 from finetune.preflight.kernels import grouped_mm
-from finetune.preflight.loading import load
+from finetune.preflight.loading import load, load_shared
 from finetune.preflight.preference import PreferenceStep
 from finetune.preflight.rollout import RolloutStep
 from finetune.preflight.step import Batch, Loop, Step
@@ -50,7 +50,10 @@ def trace(
     batch = batch or worst_batch(spec)
     recorder = recording(device, target, workspace_bytes(spec.device) // HANDLES)
     made_here = spec.config.model.weights == "random"  # module by module, nothing is read
-    load(recorder, model, spec.dtype, moved=loop.moved or made_here)
+    if (shards := spec.config.hardware.shards) > 1:
+        load_shared(recorder, model, shards)
+    else:
+        load(recorder, model, spec.dtype, moved=loop.moved or made_here)
     with ExitStack() as stack:
         if device == "meta":
             stack.enter_context(_decided(batch, target))

@@ -79,6 +79,8 @@ def _merge(name: str, layer: LoraLayer) -> None:
     """Adds the adapter's part to the layer's weight, as merging will, and sees that the sum can be saved."""
     if "default" not in getattr(layer, "lora_A", {}):
         return  # adapted embeddings and experts merge by rules of their own
+    if hasattr(layer.get_base_layer().weight, "to_local"):
+        return  # shared out among processes: a part of it is here
     weight = dequantize_module_weight(layer.get_base_layer())
     delta = layer.get_delta_weight("default")
     if delta.shape != weight.shape or not delta.isfinite().all():

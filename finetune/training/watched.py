@@ -69,6 +69,7 @@ class Watched(Guarded):
 
     def share_base(self) -> None:
         """Shares the base out among the processes, where the configuration says so."""
+        self.processes.before_meeting.clear()
         if self.spec.config.hardware.shards > 1:
             from finetune.training.sharded import share_base  # here: one process needs none of it
 

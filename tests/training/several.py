@@ -40,8 +40,11 @@ def train(config: Path, case: dict, processes: object = None, own: bool = True) 
     processes, output = processes or ALONE, config.parent / case["name"]
     build = pipeline.build_trainer
 
+    models = []
+
     def built(spec, model, data, *rest):
         trainer = build(spec, model, data, *rest)
+        models.append(model)
         assembly = SimpleNamespace(model=model, data=data)
         if case.get("lacking") and own and processes.rank == processes.count - 1:
             lack_memory(model, "backward", above=1, when=lambda: trainer.guards is not None and model.training)
@@ -59,6 +62,9 @@ def train(config: Path, case: dict, processes: object = None, own: bool = True) 
         pipeline.train(loaded, console, resume=case.get("resume", False), processes=processes)
     finally:
         pipeline.build_trainer = build
+    held = [tensor.to_local().numel() for tensor in models[-1].parameters() if hasattr(tensor, "to_local")]
+    if held:
+        (output / f"held-{processes.rank}.json").write_text(json.dumps(held), encoding="utf-8")
     return output
 
 

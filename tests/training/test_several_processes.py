@@ -42,6 +42,7 @@ CASES = [
     {"name": "sharded packs", "keys": [*PASSES, *PACKED, "training.gradient_checkpointing=false"], "shards": 2},
     {"name": "sharded spoilt", "keys": [*PASSES, "training.on_nonfinite=skip"], "spoilt": [2, 5, 9], "shards": 2},
     {"name": "long", "keys": LONG},
+    {"name": "long sharded", "keys": LONG, "shards": 2},
 ]
 
 
@@ -132,7 +133,7 @@ def left_out(run: Path) -> list[tuple[int, list[str]]]:
     return [(line["step"], sorted(line["rows"])) for line in lines]
 
 
-@pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", CASES[:-2], ids=lambda case: case["name"])
 def test_two_processes_are_one(config, two, case):
     """The faults too: memory runs out in one of two and in none of one, rows are left out of both."""
     alone = several.train(config, {**case, "keys": keys(config, case)}, own=False)
@@ -165,10 +166,23 @@ def test_a_run_of_two_goes_on_with_one(config, two):
         assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-5)
 
 
-def test_stopped_killed_and_resumed_is_the_uninterrupted_run(config, two):
+def test_a_base_that_is_shared_out_learns_the_same_to_the_bit(two):
+    """Dropout too: spare passes draw no random number. Of each layer's weights a process holds its half."""
+    assert same_adapters(two / "long sharded", two / "long")
+    assert metrics(two / "long sharded") == metrics(two / "long")
+    halves = [json.loads((two / "long sharded" / f"held-{rank}.json").read_text()) for rank in range(2)]
+    assert [sum(held) for held in zip(*halves, strict=True)] == [2 * own for own in halves[0]]
+    assert len(halves[0]) == 2 * 9, "of two layers seven matrices and two norms each"
+    assert not (two / "long" / "held-0.json").exists()
+    memory = report(two / "sharded packs")["memory"]
+    assert memory["predicted_bytes"] == pytest.approx(memory["measured_bytes"], rel=0.02)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_stopped_killed_and_resumed_is_the_uninterrupted_run(config, two, shards):
     """And an error of the second process alone ends the run in its words; the first says how to go on."""
-    run = config.parent / "ends" / "halves"
-    command = ["-m", "finetune", "train", config, *LONG, f"output_dir={run}"]
+    run = config.parent / f"ends {shards}" / "halves"
+    command = ["-m", "finetune", "train", config, *LONG, f"hardware.shards={shards}", f"output_dir={run}"]
     with several.launched(*several.TORCHRUN, *command) as process:
         several.when_step(run, 3, process, lambda: process.send_signal(signal.SIGTERM))
         said, _ = process.communicate(timeout=several.LIMIT)
@@ -185,8 +199,14 @@ def test_stopped_killed_and_resumed_is_the_uninterrupted_run(config, two):
     assert said.count("the run goes on from checkpoint-") == 1
     assert not (run / "adapter").exists()
 
-    resumed = {"name": "halves", "keys": LONG, "resume": True}
-    code, said = launch(config, "ends", [resumed, {"name": "failing", "keys": LONG, "failing": True}])
+    resumed = {"name": "halves", "keys": LONG, "resume": True, "shards": shards if shards > 1 else None}
+    if shards > 1:
+        code, said = launch(config, f"ends {shards}", [resumed])
+        assert code == 0, said
+        assert same_adapters(run, two / "long")
+        assert metrics(run) == metrics(two / "long")
+        return
+    code, said = launch(config, f"ends {shards}", [resumed, {"name": "failing", "keys": LONG, "failing": True}])
     assert same_adapters(run, two / "long")
     assert metrics(run) == metrics(two / "long")
 
@@ -223,7 +243,7 @@ def test_what_cannot_be_shared_out_is_refused(config):
 @pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_other_engines_are_refused(config, monkeypatch, engine):
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
-    refused = pytest.raises(ConfigError, match=r"accelerate is asked for .* every process holds the whole model")
+    refused = pytest.raises(ConfigError, match=r"accelerate is asked for .*, which a run does not take from there")
     with refused, joined(load_config(config)):
         pass
 
