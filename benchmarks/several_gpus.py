@@ -19,6 +19,8 @@ CASES = {
     ("70B", "RTX A6000"): [LARGE, *ONE_PACK],
 }
 """Overrides of the shipped plan; an update has the same 16 packs in all of them."""
+SHARDED, SHARDS = "RTX 4090", (1, 2, 4, 8)
+"""The card that 70B does not fit on by itself, and numbers of them that share the base out."""
 GIB = 2**30
 
 
@@ -34,7 +36,30 @@ def verdicts() -> dict[tuple[str, str], Verdict]:
 def tables() -> dict[str, str]:
     """The tables of the page, by the names of their places."""
     found = verdicts()
-    return {"cards": _cards(found), "updates": _updates(found)}
+    return {"cards": _cards(found), "shards": _shards(), "updates": _updates(found)}
+
+
+def sharded(shards: int) -> Verdict:
+    """What preflight says of 70B on each of so many cards."""
+    config = load_config(CONFIG, ["hardware.memory=auto", LARGE, *ONE_PACK, f"hardware.shards={shards}"])
+    return preflight(describe(config, find_card(SHARDED)), examples=1)
+
+
+def _shards() -> str:
+    lines = [
+        f"| 70B, {SHARDED}, 1 pack at once | weights, GiB | gathered layers | allocated | process | fits "
+        "| received in a pass |",
+        "| :--- | ---: | ---: | ---: | ---: | :--- | ---: |",
+    ]
+    for shards in SHARDS:
+        verdict = sharded(shards)
+        memory, whole = verdict.prediction, verdict.spec.parameters.quantized / 2  # in 4 bits
+        parts = (memory.breakdown["weights"], memory.breakdown.get("gathered layers", 0))
+        figures = " | ".join(f"{size / GIB:.2f}" for size in (*parts, memory.allocated, memory.process))
+        fits = "yes" if verdict.needed <= verdict.spec.device.memory_bytes else "no"
+        received = 2 * (1 - 1 / shards) * whole / GIB  # in the forward and in the backward pass
+        lines.append(f"| `hardware.shards={shards}` | {figures} | {fits} | {received:.1f} |")
+    return "\n".join(lines)
 
 
 def _cards(found: dict[tuple[str, str], Verdict]) -> str:

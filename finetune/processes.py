@@ -1,10 +1,11 @@
 """The processes of one run, as torchrun and accelerate launch start them: who this one is, and how they agree.
 
-Each has one card and a whole copy of the model, and sees itself alone: what the launcher says in the environment is
-taken out of it, so that transformers, TRL and accelerate do what they do in one process. DistributedDataParallel would
-sum gradients inside every backward pass, and TRL gathers figures inside every forward pass; a pass that is done again
-in one process, because it did not fit or gave no numbers, would wait there for ever. Here processes speak to each other
-between passes alone, so each may do its own as often as it must.
+Each has one card and a whole copy of the model, or shares the frozen base with others (training/sharded.py), and sees
+itself alone: what the launcher says in the environment is taken out of it, so that transformers, TRL and accelerate do
+what they do in one process. DistributedDataParallel would sum gradients inside every backward pass, and TRL gathers
+figures inside every forward pass; a pass that is done again in one process, because it did not fit or gave no numbers,
+would wait there for ever. Here processes speak to each other between passes alone, so each may do its own as often as
+it must.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ ENGINES = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
 }
-"""What accelerate can be asked for, and a run does not have: every process holds the whole model."""
+"""What accelerate can be asked for, and a run does not take from there."""
 
 NOT_READ = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_BACKEND")
 """What accelerate would do to a trainer besides, at odds with the configuration."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 import torch.distributed.run
@@ -12,6 +13,7 @@ from repo import REPO
 
 from finetune.config import load_config
 from finetune.errors import ConfigError
+from finetune.preflight import find_card
 from finetune.processes import Processes
 
 
@@ -19,7 +21,7 @@ def test_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(REPO / "benchmarks")
     several = importlib.import_module("several_gpus")
     page = Page(REPO / "docs" / "several-gpus.md")
-    for place in ("cards", "updates"):  # tests/test_docs.py makes them anew
+    for place in ("cards", "shards", "updates"):  # tests/test_docs.py makes them anew
         table = page.text.partition(f"<!-- {place}: ")[2].partition(f"<!-- /{place} -->")[0].partition("-->")[2]
         assert table.count("|") > 20
         page.says(table)
@@ -31,6 +33,12 @@ def test_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
             Processes(0, 8).require_shares(config)
     page.says("for packs of 2,048 tokens and r = 16 on the attention projections, 16 packs an update")
     page.says("no more than one card in 4 bits")
+    assert [several.sharded(shards).needed <= find_card(several.SHARDED).memory_bytes for shards in several.SHARDS] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    page.says("torchrun --nproc-per-node 4 -m finetune train configs/qlora_r16_llama-3.1-8b.yaml hardware.shards=4")
+    page.says("share the frozen 4-bit base out")
+    page.says("in 32 bits on a CPU a run of two processes")
     page.says("Where 16 packs are more than 8 cards need")
     page.says(f"with 8 in a ring, {2 * 7 / 8:g} times the last column")
     assert "30 seconds" in inspect.getsource(torch.distributed.run)
@@ -49,3 +57,8 @@ def test_the_commands() -> None:
     Processes(0, 8).require_shares(load_config(config, ["training.gradient_accumulation_steps=8"]))
     with pytest.raises(ConfigError):
         Processes(0, 8).require_shares(load_config(config))
+    Processes(0, 4).require_shares(load_config(several_config(), ["hardware.shards=4"]))
+
+
+def several_config() -> Path:
+    return REPO / "configs" / "qlora_r16_llama-3.1-8b.yaml"

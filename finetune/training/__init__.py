@@ -4,6 +4,7 @@ trainer.py      the trainer of the run's method, with adapters left in their own
 watched.py      what every one has: memory followed, tokens counted, held-out figures
 guarded.py      a batch that does not fit is split, an update that is no number is not taken, from update.py, which
                 keeps the micro batches of an update; halves.py and randomness.py serve it; nonfinite.py finds the rows
+sharded.py      the frozen base shared out among processes, which are kept in step
 together.py     what the processes of a run tell each other of an update
 sampling.py     completions sampled in halves
 guards.py       what the guards have seen: notes, files, counts; spikes.py: losses that stand out

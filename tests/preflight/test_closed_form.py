@@ -21,6 +21,7 @@ from repo import REPO
 from finetune.config import RunConfig, load_config
 from finetune.preflight import find_card, predict
 from finetune.preflight.closed_form import INSTANTS, STANDING, estimate, explain
+from finetune.preflight.depth import price
 from finetune.preflight.letters import LEGEND
 from finetune.spec import RunSpec, describe
 
@@ -230,3 +231,27 @@ def test_the_worked_example_of_the_documentation_is_what_the_sum_gives(llama_pla
     assert all(f"{name} {size}" in page for name, size in others.items())
     traced = predict(llama_plan).allocated
     assert f"The trace says {traced / 2**20:,.1f} MiB: {found.allocated / traced - 1:+.1%}." in " ".join(page.split())
+
+
+@pytest.mark.parametrize("shards", [2, 3, 8])
+def test_a_base_that_is_shared_out(shards: int) -> None:
+    """A part of every layer stays, and three layers are there whole; nothing else is other than in one process."""
+    card = find_card("24GiB")
+    whole = predict(_llama(1, card))
+    spec = _llama(shards, card)
+    found, layers = predict(spec), spec.layers
+    sizes = [tensor.elements // 2 for tensor in spec.tensors if tensor.quantized]
+    assert found.breakdown["gathered layers"] == pytest.approx(3 * sum(sizes) / layers, rel=1e-3)
+    kept = whole.breakdown["weights"] - found.breakdown["weights"]
+    assert kept == pytest.approx((1 - 1 / shards) * sum(sizes), rel=1e-3)
+    others = {cause: size for cause, size in whole.breakdown.items() if cause != "weights"}
+    assert {**found.breakdown, **others, "weights": 0, "gathered layers": 0} == {
+        **found.breakdown, "weights": 0, "gathered layers": 0,
+    }  # fmt: skip
+    assert estimate(spec).allocated == pytest.approx(found.allocated, rel=0.03)
+    assert price(spec).allocated == pytest.approx(found.allocated, rel=1e-4)
+
+
+def _llama(shards: int, card: Any) -> RunSpec:
+    config = load_config(REPO / "configs" / "qlora_r16_llama-3.1-8b.yaml", [f"hardware.shards={shards}"])
+    return describe(config, card)

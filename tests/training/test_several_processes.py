@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import several
 import torch
+from assembly import assemble
 from rich.console import Console
 from safetensors.torch import load_file
+from test_oom import lack_memory
 from test_other_methods import PAIRS
 from test_resume import metrics, same_adapters
 
@@ -22,6 +24,7 @@ from finetune.config import load_config
 from finetune.errors import ConfigError
 from finetune.processes import Processes, joined
 from finetune.report.receipt import read_receipt
+from finetune.training.halves import lack_of_memory
 
 torch.set_num_threads(1)  # the models are tiny: on a busy machine threads would only wait for each other
 
@@ -225,6 +228,46 @@ def test_an_error_of_all_is_said_once(config):
     assert said.count("error: training.gradient_accumulation_steps=3 micro batches cannot be shared out evenly") == 1
     assert "exitcode  : 2" in said
     assert not (config.parent / "none").exists()
+
+
+def test_as_many_processes_as_share_the_base(config):
+    loaded = load_config(config, ["hardware.shards=2", "training.gradient_accumulation_steps=12"])
+    for count in (2, 4, 6):
+        Processes(0, count).require_shares(loaded)
+    for count, started in {1: "one was started", 3: "3 were started"}.items():
+        with pytest.raises(ConfigError) as refused:
+            Processes(0, count).require_shares(loaded)
+        assert refused.value.message == f"hardware.shards=2 processes share the base, and {started}"
+        assert refused.value.hint == (
+            "start 2 of them, or a multiple, as with `torchrun --nproc-per-node 2 -m finetune train CONFIG`, or set "
+            "hardware.shards=1"
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.method=dpo", "is for sft: this is dpo"),
+        ("quantization.type=none", "is for a base in 4 bits; quantization.type is none"),
+        ("lora.use_dora=true", "does not go with lora.use_dora, which reads a whole weight by itself"),
+        ("training.compile=true", "does not go with training.compile: set that to false"),
+        ("training.activation_offloading=true", "does not go with training.activation_offloading: set that to false"),
+    ],
+)
+def test_what_a_shared_base_does_not_go_with(config, override, message):
+    with pytest.raises(ConfigError) as refused:
+        load_config(config, ["hardware.shards=2", override])
+    assert f"hardware.shards=2 {message}" in str(refused.value)
+
+
+def test_a_pass_that_does_not_fit_is_not_done_again_where_others_are_in_theirs(config):
+    assembly = assemble(config, *FOUR, "training.max_steps=1", "data.eval=null")
+    lack_memory(assembly.model, "backward", above=0)
+    assembly.trainer.sharded = True
+    assert assembly.trainer.on_split is None
+    with pytest.raises(RuntimeError) as caught:
+        assembly.trainer.train()
+    assert lack_of_memory(caught.value)
 
 
 def test_what_cannot_be_shared_out_is_refused(config):
