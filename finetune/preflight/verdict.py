@@ -7,27 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.batching import Updates, count_updates
-from finetune.config import RunConfig
 from finetune.errors import ConfigError, DoesNotFit
 from finetune.preflight.advice import Advice, advise
 from finetune.preflight.changes import Changes, Prices, changed
-from finetune.preflight.depth import price
 from finetune.preflight.disk import Disk, disk_needs
 from finetune.preflight.duration import Duration, expected_time, sampled_bytes
 from finetune.preflight.hardware import context_bytes
 from finetune.preflight.largest import largest
 from finetune.preflight.prediction import ERRORS, Prediction, predict
+from finetune.preflight.sharing import shared_out
 from finetune.preflight.step import Batch
 from finetune.preflight.trace import worst_batch
-from finetune.spec import RunSpec, resolve
+from finetune.spec import RunSpec
 from finetune.spec.device import find_device
 
 GIB = 2**30
 MARGIN = ERRORS["allocated"]
 """Kept free, so that `fits` holds."""
-
-SHARDS = (2, 4, 8)
-"""Numbers of cards that are tried together where one does not do."""
 
 KEYS = {"seq_len": "data.max_length", "micro_batch_size": "training.micro_batch_size"}
 
@@ -132,7 +128,9 @@ def preflight(spec: RunSpec, *, batch: Batch | None = None, examples: int | None
     changes = advise(spec, _allowed(spec)) if memory else []
     advice = [change.text for change in changes]
     if memory and not changes:
-        advice.append(f"no change makes it fit: take a smaller model or a larger card{_shared_out(spec)}")
+        advice.append(
+            f"no change makes it fit: take a smaller model or a larger card{shared_out(spec, _allowed(spec))}"
+        )
     advice += card.values()
     if disk.problems():
         advice.append("free disk space, or set another output_dir")
@@ -205,22 +203,6 @@ def _lacks_memory(spec: RunSpec, prediction: Prediction) -> list[str]:
     if need <= has:
         return []
     return [f"this run needs {need / GIB:.1f} GiB, but {spec.device.name} has {has / GIB:.1f} GiB"]
-
-
-def _shared_out(spec: RunSpec) -> str:
-    """How many cards like this one would do together."""
-    section = spec.config.hardware
-    if spec.device.kind != "cuda" or section.shards > 1:
-        return ""
-    for shards in SHARDS:
-        try:
-            given = {"hardware": {**section.model_dump(), "shards": shards}}
-            config = RunConfig.model_validate({**spec.config.model_dump(), **given})
-        except ValueError:
-            return ""
-        if (size := price(resolve(config, spec.device)).process) <= _allowed(spec):
-            return f", or {shards} of these: hardware.shards={shards} takes {size / GIB:.1f} GiB on each"
-    return ""
 
 
 def _needs_card(spec: RunSpec) -> dict[str, str]:

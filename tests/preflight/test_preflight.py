@@ -84,9 +84,25 @@ def test_every_change_advised_fits_when_it_is_made(card: str, overrides: list[st
 
 
 def test_where_nothing_helps_it_says_so() -> None:
-    verdict = preflight(describe(load_config(PLAN), find_card("4GiB")))
+    verdict = preflight(describe(load_config(PLAN), find_card("2GiB")))
     assert verdict.changes == []
     assert verdict.advice == ["no change makes it fit: take a smaller model or a larger card"]
+
+
+def test_several_cards_may_hold_what_one_does_not() -> None:
+    large = ["model.name_or_path=meta-llama/Llama-3.1-70B-Instruct"]
+    spec = describe(load_config(PLAN, large), find_card("RTX 4090"))
+    first, _, changes = preflight(spec).advice[0].partition("`")
+    assert first == "no change makes it fit: take a smaller model or a larger card, or 4 of these: "
+    written, said = changes.split("`")
+    assert "hardware.shards=4" in written and "training.micro_batch_size=1" in written
+    of_four = describe(load_config(PLAN, [*large, *written.split()]), find_card("RTX 4090"))
+    assert float(said.split()[1]) == pytest.approx(predict(of_four).process / 2**30, rel=0.03)
+    assert said.startswith(" takes ") and said.endswith(" GiB on each")
+    assert of_four.config.training.effective_batch_size == spec.config.training.effective_batch_size
+    assert not [text for text in preflight(of_four).problems if "this run needs" in text]
+    dora = describe(load_config(PLAN, [*large, "lora.use_dora=true"]), find_card("RTX 4090"))
+    assert preflight(dora).advice[0] == "no change makes it fit: take a smaller model or a larger card"
 
 
 def test_the_error_of_the_prediction_is_kept_free() -> None:
