@@ -99,6 +99,7 @@ def _short(run: RunDir) -> list[str]:
         "training.sample_answers=0",
         "training.eval_steps=null",
         "training.report_to=[]",
+        "hardware.shards=1",  # this is one process; nothing that is learned hangs on it
         *held_out,
     ]
 
