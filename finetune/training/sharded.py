@@ -35,7 +35,6 @@ def share_base(spec: RunSpec, model: torch.nn.Module, processes: Processes) -> N
     decoder, layers = model.get_base_model().base_model, layers_of(model)
     for module in linear4bit_modules(model):
         module.quant_state = module.weight.quant_state  # from where bitsandbytes takes it for a weight that is gathered
-    own = {parameter for layer in layers for parameter in layer.parameters() if not parameter.requires_grad}
     for layer in layers:  # moved one by one: the whole base is never on the card
         layer.to(device)
         trained = {parameter for parameter in layer.parameters() if parameter.requires_grad}
@@ -45,9 +44,8 @@ def share_base(spec: RunSpec, model: torch.nn.Module, processes: Processes) -> N
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.device != device:
                     _move(tensors, name, tensor, device)
-    fully_shard(
-        decoder, mesh=mesh["shards"], ignored_params={one for one in decoder.parameters() if one not in own}
-    )  # holds nothing itself: it has layers gathered while the ones before them compute
+    # It shares nothing out itself: it has layers gathered while those before them compute.
+    fully_shard(decoder, mesh=mesh["shards"], ignored_params=set(decoder.parameters()))
     model.get_base_model().hf_device_map = {"": device}
     step = InStep(spec, decoder, processes)
     processes.before_meeting.append(step.finish)
@@ -67,7 +65,6 @@ class InStep:
     def __init__(self, spec: RunSpec, decoder: torch.nn.Module, processes: Processes) -> None:
         self.spec, self.decoder, self.processes = spec, decoder, processes
         self._spare = False
-        self.spared = 0
 
     def begin(self, *_: Any) -> None:
         """Called before each forward pass; comes back when it is this process's turn to make it."""
@@ -92,7 +89,6 @@ class InStep:
         """A spare pass, which leaves nothing behind: no gradient, no random number drawn."""
         spec, device = self.spec, self.spec.device.torch_device
         before, self._spare = random_state(device), True
-        self.spared += 1
         size = spec.model_config.get_text_config().hidden_size
         inputs = torch.zeros((1, 2, size), dtype=spec.dtype, device=device)
         autocast = torch.autocast(device.type, spec.autocast) if spec.autocast else nullcontext()

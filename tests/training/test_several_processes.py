@@ -85,14 +85,14 @@ def keys(config: Path, case: dict) -> list[str]:
     return [*case["keys"], *(pairs if case["name"] == "dpo" else [])]
 
 
-def launch(config: Path, name: str, cases: list[dict]) -> tuple[int, str]:
-    """Cases with two processes, each in a directory of its own below that name."""
+def launch(config: Path, name: str, cases: list[dict], count: int = 2) -> tuple[int, str]:
+    """Cases with so many processes, each in a directory of its own below that name."""
     folder = config.parent / name
     folder.mkdir(exist_ok=True)
     file = folder / "cases.json"
     file.write_text(json.dumps([{**case, "keys": keys(config, case)} for case in cases]), encoding="utf-8")
     shutil.copy(config, folder / "config.yaml")
-    return several.finished(*several.TORCHRUN, several.__file__, folder / "config.yaml", file)
+    return several.finished(*several.TORCHRUN[:-1], count, several.__file__, folder / "config.yaml", file)
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +179,18 @@ def test_a_base_that_is_shared_out_learns_the_same_to_the_bit(two):
     assert not (two / "long" / "held-0.json").exists()
     memory = report(two / "sharded packs")["memory"]
     assert memory["predicted_bytes"] == pytest.approx(memory["measured_bytes"], rel=0.02)
+
+
+def test_four_processes_may_share_two_bases(config):
+    case = {"name": "groups", "keys": [*FOUR, "training.max_steps=3"], "shards": 2}
+    code, said = launch(config, "four", [case], 4)
+    assert code == 0, said
+    run, alone = config.parent / "four" / "groups", several.train(config, case)
+    assert adapters_differ(run, alone) < 1e-5
+    first, second, *others = [json.loads((run / f"held-{rank}.json").read_text()) for rank in range(4)]
+    assert others == [first, second]
+    for line, other in zip(metrics(run), metrics(alone), strict=True):
+        assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-5)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
