@@ -187,13 +187,14 @@ def table(result: dict[str, Any]) -> str:
         row = result[kind][name]
         held_out = "" if row["held_out_loss"] is None else f"{row['held_out_loss']:.3f}"
         losses = " ".join(f"{loss:.2f}" for loss in row["losses"])
-        cells = [kind, name, _spread(row["tokens_per_second"], 0), _spread(row["times_plain"], 2)]
+        cells = [kind, name, spread(row["tokens_per_second"], 0), spread(row["times_plain"], 2)]
         cells += [f"{row['peak_bytes'] / 2**30:.2f}", losses, held_out]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _spread(values: list[float], digits: int) -> str:
+def spread(values: list[float], digits: int) -> str:
+    """Median and range."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 

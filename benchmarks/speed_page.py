@@ -12,6 +12,7 @@ import kept_layers
 import long_context
 import profile_step
 import speed
+import speed_axolotl
 import speed_parts
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -29,6 +30,7 @@ def tables() -> dict[str, str]:
     return {
         "parts": speed_parts.table(load("speed_parts")),
         "beside": speed.table(load("speed")),
+        "axolotl": speed_axolotl.table(load("speed_axolotl")),
         "profile": profile,
         **kept_layers.tables(),
         **long_context.tables(),

@@ -21,7 +21,7 @@ from typing import Any
 
 from environment import REPO, environment
 from parity_trl import run_ours
-from speed import KEPT, PACKED, STEPS, WARM_UP, computing
+from speed import KEPT, PACKED, STEPS, WARM_UP, computing, spread
 
 BATCH = ["training.micro_batch_size=1", "training.gradient_accumulation_steps=2", "lora.dtype=float32", PACKED, KEPT]
 DEFAULT, MASK, COMPILED = "the default", "packed over a mask", "compiled"
@@ -99,12 +99,8 @@ def table(result: dict[str, Any]) -> str:
         rates = [one["tokens_per_second"] for one in runs]
         shares = [rate / other for rate, other in zip(rates, base, strict=True)]
         peak = max(one["peak_bytes"] for one in runs) / 2**30
-        lines.append(f"| {name} | {_spread(rates, 0)} | {_spread(shares, 2)} | {peak:.2f} |")
+        lines.append(f"| {name} | {spread(rates, 0)} | {spread(shares, 2)} | {peak:.2f} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def cold_start(result: dict[str, Any]) -> float:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import importlib
 import json
 import statistics
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_the_profile_of_a_step(speed: ModuleType, config_file: Path, tmp_path: P
 def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     page, long = Page(REPO / "docs" / "speed.md"), importlib.import_module("long_context")
     speed_page = importlib.import_module("speed_page")
-    for place in ("parts", "beside", "kept", "profile", "long"):  # tests/test_docs.py makes them anew
+    for place in ("parts", "beside", "axolotl", "kept", "profile", "long"):  # tests/test_docs.py makes them anew
         table = page.text.partition(f"<!-- {place}: ")[2].partition(f"<!-- /{place} -->")[0].partition("-->")[2]
         assert table.count("|") > 10
         page.says(table)
@@ -105,6 +106,10 @@ def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "load_in_4bit" in (BENCHMARKS / "plain_trl.py").read_text(encoding="utf-8")
     page.says(f"in 4 bits on two processor cores that multiply {measured['dtype']}, rank 16 on q, k, v and o")
     page.says(f"{ROOM:.0%} of the memory".replace("%", " %"))
+    beside = speed_page.load("speed_axolotl")
+    page.says(f"Axolotl {beside['axolotl']['axolotl']}, with the")
+    page.says(f"transformers {beside['axolotl']['transformers']} and TRL {beside['axolotl']['trl']} that it asks for")
+    page.says(f"in {beside['dtype']}, on the same rows; three rounds")
     parts = importlib.import_module("speed_parts")
     measured = speed_page.load("speed_parts")
     assert measured["rounds"] == len(measured["ways"][parts.DEFAULT]) == 4
@@ -163,3 +168,31 @@ def test_shares_and_the_cold_start_are_those_of_each_round(speed: ModuleType) ->
     assert (
         parts.table(result).splitlines()[3] == "| packed over a mask | 100 (100 to 100) | 0.83 (0.67 to 1.00) | 1.00 |"
     )
+
+
+def test_axolotl_is_given_what_plain_trl_is(speed: ModuleType, tmp_path: Path) -> None:
+    """And a Python without it is said to have none."""
+    beside = importlib.import_module("speed_axolotl")
+    options = SimpleNamespace(python=sys.executable, model="model", data=Path("rows.jsonl"))
+    given = beside.settings(options, tmp_path)
+    plain = (BENCHMARKS / "plain_trl.py").read_text(encoding="utf-8")
+    for ours, theirs in {
+        "lora_r": "r", "lora_alpha": "lora_alpha", "warmup_ratio": "warmup_steps", "sequence_len": "max_length",
+        "seed": "seed",
+    }.items():  # fmt: skip
+        assert f"{theirs}={given[ours]}," in plain, ours
+    assert f'target_modules={json.dumps(given["lora_target_modules"])}' in plain and "learning_rate=1e-3" in plain
+    assert given["learning_rate"] == 1e-3 and given["load_in_4bit"] and given["train_on_inputs"]
+    way = speed.WAYS["short"][speed.PLAIN].trl
+    assert way["per_device_train_batch_size"] == given["micro_batch_size"]
+    assert way["gradient_accumulation_steps"] == given["gradient_accumulation_steps"]
+    with pytest.raises(SystemExit, match="Axolotl failed:[^$]*No module named 'axolotl'"):
+        beside.run_axolotl(options, tmp_path)
+
+
+def test_finetune_beside_axolotl(speed: ModuleType) -> None:
+    beside = importlib.import_module("speed_axolotl")
+    found = json.loads((BENCHMARKS / "results" / "speed_axolotl.json").read_text(encoding="utf-8"))
+    assert found["rounds"] == 3 == len(found["ways"][beside.OURS])
+    rates = [[one["tokens_per_second"] for one in found["ways"][name]] for name in (beside.OURS, beside.AXOLOTL)]
+    assert all(ours > theirs for ours, theirs in zip(*rates, strict=True))
