@@ -97,7 +97,7 @@ def _held(model: torch.nn.Module) -> Iterator[torch.Tensor]:
             yield parameter.grad
     for module in linear4bit_modules(model):
         state = getattr(module.weight, "quant_state", None) or module.quant_state
-        for part in (state, state.state2) if state else ():
+        for part in (state, getattr(state, "state2", None)) if state else ():
             yield from (value for value in vars(part).values() if isinstance(value, torch.Tensor)) if part else ()
     yield from model.buffers()
 

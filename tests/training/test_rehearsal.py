@@ -284,8 +284,8 @@ def test_what_does_not_fit_is_said_and_leaves_nothing(
 ):
     build = pipeline.build_model
 
-    def build_large(spec):
-        model = build(spec)
+    def build_large(spec, **kwargs):
+        model = build(spec, **kwargs)
         fail_at(model, tokens, when_training)
         return model
 
