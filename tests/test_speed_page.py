@@ -171,23 +171,31 @@ def test_shares_and_the_cold_start_are_those_of_each_round(speed: ModuleType) ->
 
 
 def test_axolotl_is_given_what_plain_trl_is(speed: ModuleType, tmp_path: Path) -> None:
-    """And a Python without it is said to have none."""
     beside = importlib.import_module("speed_axolotl")
-    options = SimpleNamespace(python=sys.executable, model="model", data=Path("rows.jsonl"))
-    given = beside.settings(options, tmp_path)
+    given = beside.settings("model", Path("rows.jsonl"), tmp_path)
     plain = (BENCHMARKS / "plain_trl.py").read_text(encoding="utf-8")
-    for ours, theirs in {
-        "lora_r": "r", "lora_alpha": "lora_alpha", "warmup_ratio": "warmup_steps", "sequence_len": "max_length",
-        "seed": "seed",
-    }.items():  # fmt: skip
+    names = {"lora_r": "r", "lora_alpha": "lora_alpha", "sequence_len": "max_length", "seed": "seed"}
+    for ours, theirs in names.items():
         assert f"{theirs}={given[ours]}," in plain, ours
-    assert f'target_modules={json.dumps(given["lora_target_modules"])}' in plain and "learning_rate=1e-3" in plain
-    assert given["learning_rate"] == 1e-3 and given["load_in_4bit"] and given["train_on_inputs"]
+    assert f"target_modules={json.dumps(given['lora_target_modules'])}" in plain and "learning_rate=1e-3" in plain
+    assert given["learning_rate"] == 1e-3 and given["load_in_4bit"] and given["warmup_steps"] == 1
     way = speed.WAYS["short"][speed.PLAIN].trl
     assert way["per_device_train_batch_size"] == given["micro_batch_size"]
     assert way["gradient_accumulation_steps"] == given["gradient_accumulation_steps"]
-    with pytest.raises(SystemExit, match="Axolotl failed:[^$]*No module named 'axolotl'"):
+
+
+def test_axolotl_reads_rows_as_the_template_has_them(
+    speed: ModuleType, tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    """And a Python without it is said to have none."""
+    beside = importlib.import_module("speed_axolotl")
+    options = SimpleNamespace(python=sys.executable, model=str(tiny_model), data=rows_file)
+    with pytest.raises(SystemExit, match=r"Axolotl failed:[^$]*No module named 'axolotl'"):
         beside.run_axolotl(options, tmp_path)
+    rows = [json.loads(line)["messages"] for line in rows_file.read_text(encoding="utf-8").splitlines()]
+    texts = [json.loads(line)["text"] for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(texts) == len(rows)
+    assert all(said["content"] in text for row, text in zip(rows, texts, strict=True) for said in row)
 
 
 def test_finetune_beside_axolotl(speed: ModuleType) -> None:
@@ -196,3 +204,5 @@ def test_finetune_beside_axolotl(speed: ModuleType) -> None:
     assert found["rounds"] == 3 == len(found["ways"][beside.OURS])
     rates = [[one["tokens_per_second"] for one in found["ways"][name]] for name in (beside.OURS, beside.AXOLOTL)]
     assert all(ours > theirs for ours, theirs in zip(*rates, strict=True))
+    first = [found["ways"][name][0]["losses"][0] for name in (beside.OURS, beside.AXOLOTL)]
+    assert first == pytest.approx([first[0]] * 2, abs=0.15), "other rows, and the same kind of tokens"
