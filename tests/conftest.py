@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -14,6 +15,15 @@ from repo import REPO
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Threads of a tiny model wait for each other more than they work, most of all on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+gc.disable()  # until everything is imported, as in `finetune.cli.options.importing`
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: a search for garbage in it would take half a second each time."""
+    gc.enable()
+    gc.freeze()
 
 
 # The same cases in every run, and none kept between runs; a busy machine makes none of them fail.

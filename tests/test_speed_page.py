@@ -109,7 +109,7 @@ def test_every_number(speed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Non
     beside = speed_page.load("speed_axolotl")
     page.says(f"Axolotl {beside['axolotl']['axolotl']}, with the")
     page.says(f"transformers {beside['axolotl']['transformers']} and TRL {beside['axolotl']['trl']} that it asks for")
-    page.says(f"in {beside['dtype']}, on the same rows; three rounds")
+    page.says(f"in {beside['dtype']}, on the same rows as the model's template has them; three rounds")
     parts = importlib.import_module("speed_parts")
     measured = speed_page.load("speed_parts")
     assert measured["rounds"] == len(measured["ways"][parts.DEFAULT]) == 4
@@ -190,10 +190,12 @@ def test_axolotl_reads_rows_as_the_template_has_them(
     """And a Python without it is said to have none."""
     beside = importlib.import_module("speed_axolotl")
     options = SimpleNamespace(python=sys.executable, model=str(tiny_model), data=rows_file)
+    folder = tmp_path / "given"
+    folder.mkdir()
     with pytest.raises(SystemExit, match=r"Axolotl failed:[^$]*No module named 'axolotl'"):
-        beside.run_axolotl(options, tmp_path)
+        beside.run_axolotl(options, folder)
     rows = [json.loads(line)["messages"] for line in rows_file.read_text(encoding="utf-8").splitlines()]
-    texts = [json.loads(line)["text"] for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [json.loads(line)["text"] for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(texts) == len(rows)
     assert all(said["content"] in text for row, text in zip(rows, texts, strict=True) for said in row)
 

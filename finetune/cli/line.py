@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from finetune.cli.options import Config, Gpu, Json, Overrides, WithData, err, print_json, say
+from finetune.cli.options import Config, Gpu, Json, Overrides, WithData, err, importing, print_json, say
 from finetune.errors import RunDirError
 
 
@@ -32,7 +32,8 @@ def train(
     from finetune.processes import joined
 
     with joined(loaded) as processes:  # before torch looks for cards
-        from finetune import pipeline
+        with importing():
+            from finetune import pipeline
 
         options = {"resume": resume, "allow_drift": allow_drift, "dry_run": dry_run}
         report = pipeline.train(loaded, err, **options, processes=processes)
@@ -77,8 +78,9 @@ def preflight(
     from finetune.config import load_config
 
     loaded = load_config(config, overrides or [])
-    from finetune import pipeline
-    from finetune.preflight import closed_form, show, wide
+    with importing():
+        from finetune import pipeline
+        from finetune.preflight import closed_form, show, wide
 
     if most is not None:
         found = pipeline.solve_for(loaded, gpu, most)
@@ -110,8 +112,9 @@ def plan(
     from finetune.config import load_config
 
     loaded = load_config(config, overrides or [])
-    from finetune import pipeline
-    from finetune.plan import show_plan
+    with importing():
+        from finetune import pipeline
+        from finetune.plan import show_plan
 
     made = pipeline.plan_ahead(loaded, gpu, with_data=data, examples=examples, noise_scale=noise_scale)
     print_json(made.to_json()) if as_json else show_plan(made, Console())

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from finetune.cli.options import Json, print_json, say
+from finetune.cli.options import Json, importing, print_json, say
 from finetune.errors import ConfigError
 
 LABS = {
@@ -43,7 +43,8 @@ def lab(
 
 def doctor(as_json: Json = False) -> None:
     """This machine: device, driver, libraries, what will be slow or missing."""
-    from finetune.doctor import examine, show
+    with importing():
+        from finetune.doctor import examine, show
 
     findings = examine()
     print_json(findings) if as_json else show(findings, Console())

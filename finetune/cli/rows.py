@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from finetune.cli.options import Config, Json, Overrides, print_json, say, steps
+from finetune.cli.options import Config, Json, Overrides, importing, print_json, say, steps
 from finetune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _check_config(source: Path, overrides: list[str], options: dict, *, show_mas
     from finetune.data.check import check_sources
 
     results = check_sources(config, **options)
-    from finetune.data.mask_check import check_masks
+    with importing():
+        from finetune.data.mask_check import check_masks
 
     found = check_masks(config, results)
     if as_json:
@@ -94,9 +95,10 @@ def show_rows(
     from finetune.config import load_config
 
     loaded = load_config(config, overrides or [])
-    from finetune.data import load_data
-    from finetune.data.preview import preview
-    from finetune.spec import describe
+    with importing():
+        from finetune.data import load_data
+        from finetune.data.preview import preview
+        from finetune.spec import describe
 
     loaded_data = load_data(describe(loaded))
     say(loaded_data.notes)
@@ -128,8 +130,9 @@ def curate(
     if is_config and evaluated:
         raise ConfigError(f"--eval {evaluated}: a configuration names its own", f"set data.eval={evaluated}")
     settings = load_config(source, overrides or []) if is_config else load_curation(overrides or [])
-    from finetune.data import curate as curation
-    from finetune.data.curation_results import show_receipt
+    with importing():
+        from finetune.data import curate as curation
+        from finetune.data.curation_results import show_receipt
 
     job = curation.config_job(settings) if is_config else curation.file_job(source, settings, evaluated)
     with steps() as progress:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from finetune.cli.options import DataOverrides, Json, Run, err, print_json, say
+from finetune.cli.options import DataOverrides, Json, Run, err, importing, print_json, say
 from finetune.errors import ConfigError
 
 FIGURES = {
@@ -39,7 +39,8 @@ def evaluate(
         return
     if rows:
         raise ConfigError(f"--rows {rows}: are for the forgetting check", "add --forgetting")
-    from finetune import pipeline
+    with importing():
+        from finetune import pipeline
 
     result = pipeline.evaluate(run, data, overrides or [])
     if as_json:
@@ -55,7 +56,8 @@ def _forgetting(run: Path, unused: list[str], rows: Path | None, as_json: bool) 
     if unused:
         hint = "leave it out; --rows FILE takes marked rows of your own"
         raise ConfigError(f"{unused[0]}: --forgetting reads no data of the run", hint)
-    from finetune import pipeline
+    with importing():
+        from finetune import pipeline
 
     found = pipeline.forgetting(run, rows)
     print_json(found) if as_json else _show_forgetting(found, Console())
@@ -88,7 +90,8 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Talk to a trained run."""
-    from finetune import pipeline
+    with importing():
+        from finetune import pipeline
 
     reply = pipeline.open_chat(run, max_new_tokens)
     if prompt is not None:
@@ -121,7 +124,8 @@ def export(
     if not (merged or gguf or (gguf_adapter and not push)):
         hint = "add --merged, or --gguf; the adapter itself is in the run's directory adapter/"
         raise ConfigError(f"export {run}: nothing to write was named", hint)
-    from finetune import exporting
+    with importing():
+        from finetune import exporting
 
     found = {"adapter": str(exporting.export_adapter(run))} if gguf_adapter else {}
     if merged or gguf:
@@ -133,7 +137,8 @@ def export(
 
 def report(run: Run) -> None:
     """Write report.md and report.html of a run again."""
-    from finetune.report import RunDir, write_pages
+    with importing():
+        from finetune.report import RunDir, write_pages
 
     directory = RunDir.open(run).path
     write_pages(directory)
@@ -142,7 +147,8 @@ def report(run: Run) -> None:
 
 def verify(run: Run, as_json: Json = False) -> None:
     """Check the receipt of a run: adapter, configuration, checkpoints, data, template, tokenizer, model."""
-    from finetune.verify import verify as look
+    with importing():
+        from finetune.verify import verify as look
 
     found = look(run)
     print_json(found) if as_json else _show_checks(found, Console())
@@ -152,7 +158,8 @@ def verify(run: Run, as_json: Json = False) -> None:
 
 def verify_resume(run: Run, as_json: Json = False) -> None:
     """Prove on this machine, with two short runs, that this run resumes to the bit."""
-    from finetune.verify import verify_resume as prove
+    with importing():
+        from finetune.verify import verify_resume as prove
 
     found = prove(run)
     if as_json:

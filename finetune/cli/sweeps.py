@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from finetune.cli.options import Json, err, print_json, say
+from finetune.cli.options import Json, err, importing, print_json, say
 from finetune.secrets import redact
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Try values of some keys: what cannot fit is left out beforehand, the rest is run, resumed and compared."""
-    from finetune import sweeping
-    from finetune.sweep.outcome import conclude, require_some
+    with importing():
+        from finetune import sweeping
+        from finetune.sweep.outcome import conclude, require_some
 
     record = sweeping.sweep(path, resume=resume, gpu=gpu, dry_run=dry_run, say=_note)
     if as_json:
