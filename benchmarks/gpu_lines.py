@@ -77,6 +77,7 @@ COMPILED = ("training.compile=true", "training.rehearsal=true")
 WITHOUT = {
     "varlen": "model.attention=sdpa",
     "lean_norms": "model.lean_norms=false",
+    "lean_gates": "model.lean_gates=false",
     "fused_loss": "training.loss_kernel=full_logits",
     "fp32_adapters": "lora.dtype=bfloat16",
     "checkpointing": "training.gradient_checkpointing=false",

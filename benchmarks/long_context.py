@@ -25,12 +25,13 @@ OFF = {
     "training.activation_offloading": "false",
     "training.feed_forward_chunk": "null",
     "model.lean_norms": "false",
+    "model.lean_gates": "false",
 }
 STEPS = {
     "checkpoints and fused loss alone": [],
     "inputs of layers in host memory": ["training.activation_offloading"],
     "feed-forward parts 4,096 tokens at once": ["training.activation_offloading", "training.feed_forward_chunk"],
-    "lean norms: the plan": list(OFF),
+    "lean norms and gates: the plan": list(OFF),
 }
 """What is switched on at each step."""
 PUBLISHED = 78_475

@@ -154,6 +154,7 @@ def _sections(row: Row, model: Path) -> dict:
             "attention": "eager" if row["attention"] == "eager" else "sdpa",  # the card decides which SDPA kernel
             "fp32_unquantized": row["fp32_unquantized"],
             "lean_norms": False,  # transformers' own had run
+            "lean_gates": False,
         },
         "quantization": {
             "type": row["quantization"],

@@ -32,6 +32,7 @@ WAYS = {
     MASK: ["model.attention=sdpa"],
     "whole logits": ["training.loss_kernel=full_logits"],
     "norms as they come": ["model.lean_norms=false"],
+    "gates as they come": ["model.lean_gates=false"],
     "16-bit adapters": ["lora.dtype=bfloat16"],
     COMPILED: ["training.compile=true"],
 }

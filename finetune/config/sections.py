@@ -66,6 +66,8 @@ class ModelConfig(Section):
     """Type of the weights that are not quantised; auto takes what the device computes natively."""
     lean_norms: bool = True
     """RMS norms keep what they read as it is for the backward pass, and no copy of it in float32."""
+    lean_gates: bool = True
+    """Gated feed-forward parts keep gate and up for the backward pass, and not the gate's activation beside them."""
     fp32_unquantized: bool = False
     """Casts embeddings, norms and lm_head to float32 (PEFT's k-bit preparation); costs memory."""
     weights: Literal["pretrained", "random"] = "pretrained"

@@ -152,6 +152,8 @@ def _free_changes(spec: RunSpec) -> Iterator[Changes]:
         yield {"model.attention": "auto"}
     if not model.lean_norms:
         yield {"model.lean_norms": True}
+    if not model.lean_gates:
+        yield {"model.lean_gates": True}
     if model.fp32_unquantized:
         yield {"model.fp32_unquantized": False}
     if on_card and training.optimizer != "paged_adamw_8bit":

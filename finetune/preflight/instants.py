@@ -28,7 +28,7 @@ class Instants:
         self._eager = spec.attention == "eager"
         self._masked = spec.attention == "sdpa" and (batch.padded or batch.packed)
         self._f = "f" if self._training.feed_forward_chunk else "s"
-        self._lean = spec.config.model.lean_norms
+        self._lean, self._lean_gates = spec.config.model.lean_norms, spec.config.model.lean_gates
         self._unpads = spec.attention == "flash_attention_2" and batch.padded
         self._whole, self._some = spec.recomputed_layers < spec.layers, 0 < spec.recomputed_layers < spec.layers
         # Layers that keep their activations: in the backward pass those of the last go first.
@@ -159,7 +159,8 @@ class Instants:
             terms += [("the same in 16 bits", f"2 b a s s{feed_forward}")] if half else []
         if feed_forward is not None:
             terms += [self._read_by_norm("the next norm", f"h{feed_forward}"), *self._inputs("y", feed_forward)]
-            terms.append(("gate, its activation, up", f"3 g b {self._f} i{feed_forward}"))
+            gates = ("gate and up", "2") if self._lean_gates else ("gate, its activation, up", "3")
+            terms.append((gates[0], f"{gates[1]} g b {self._f} i{feed_forward}"))
         return terms + (self._inputs("i", down) if self._down and down is not None else [])
 
     def _read_by_norms(self, layers: str) -> Terms:

@@ -20,6 +20,7 @@ from finetune.spec.arguments import arguments_class, trainer_fields
 from finetune.spec.device import Device, find_device
 from finetune.spec.feed_forward import chunk_feed_forward
 from finetune.spec.linear_loss import plain_logits
+from finetune.spec.gates import use_lean_gates
 from finetune.spec.norms import use_lean_norms
 from finetune.spec.recomputation import recompute_first
 from finetune.spec.skeleton import TensorInfo, build_skeleton, cast_unquantized, list_tensors
@@ -149,6 +150,8 @@ class RunSpec:
             cast_unquantized(model)
         with torch.device(next(model.parameters()).device):
             adapted = attach_adapter(model, self.lora(), adapter_dtype=getattr(torch, self.config.lora.dtype))
+        if self.config.model.lean_gates:
+            use_lean_gates(model)
         if tokens := self.config.training.feed_forward_chunk:
             chunk_feed_forward(model, tokens)
         if self.config.model.lean_norms:
