@@ -19,8 +19,8 @@ from finetune.spec.architecture import check_architecture, choose_attention
 from finetune.spec.arguments import arguments_class, trainer_fields
 from finetune.spec.device import Device, find_device
 from finetune.spec.feed_forward import chunk_feed_forward
-from finetune.spec.linear_loss import plain_logits
 from finetune.spec.gates import use_lean_gates
+from finetune.spec.linear_loss import plain_logits
 from finetune.spec.norms import use_lean_norms
 from finetune.spec.recomputation import recompute_first
 from finetune.spec.skeleton import TensorInfo, build_skeleton, cast_unquantized, list_tensors
