@@ -19,9 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONGEST = (
     "test_docs.py", "test_accuracy.py", "test_survival_page.py", "test_several_processes.py", "test_sweep.py",
-    "test_linear_rule.py", "test_compiled.py", "test_benchmarks.py", "test_preflight.py", "test_plan.py", "test_readme.py",
-    "test_messy_figures.py", "test_speed_page.py", "test_sequence_page.py", "test_fine_tuning_page.py",
-    "test_fuzz_commands.py", "test_fuzz.py",
+    "test_linear_rule.py", "test_compiled.py", "test_benchmarks.py", "test_preflight.py", "test_plan.py",
+    "test_readme.py", "test_messy_figures.py", "test_speed_page.py", "test_sequence_page.py",
+    "test_fine_tuning_page.py", "test_fuzz_commands.py", "test_fuzz.py",
 )  # fmt: skip
 """Files that take half a minute or more: they come first, so that none is left to one worker at the end."""
 
