@@ -11,6 +11,7 @@ which alone produces the configurations of bitsandbytes, PEFT and TRL. What is e
     adapter.py       the adapter on it
     varlen.py        attention of packed rows, each by itself, without a mask
     norms.py         norms that keep no copy in float32
+    gates.py         gated feed-forward parts that keep gate and up alone
     feed_forward.py  the feed-forward part of a layer a few tokens at a time
     loss.py          the loss of a run; linear_loss.py: on a processor, from hidden states
     run_spec.py      RunSpec, and its projections into the libraries' own configurations
