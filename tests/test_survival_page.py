@@ -66,6 +66,6 @@ def test_ten_kills(tmp_path: Path) -> None:
 
 
 def test_some_faults(tmp_path: Path) -> None:
-    done = run("faults.py", "--every", 307, "--json", tmp_path / "faults.json")
+    done = run("faults.py", "--every", 503, "--json", tmp_path / "faults.json")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "faults.json").read_text(encoding="utf-8"))["faults"] == []

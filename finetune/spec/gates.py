@@ -111,6 +111,10 @@ def _same(kind: type[torch.nn.Module], activation: Any, forward: Callable[..., t
             part.add_module(name, torch.nn.Linear(inputs, outputs))
         try:
             part.act_fn = part.activation_fn = copy.deepcopy(activation)
-            return torch.equal(forward(part, x := torch.randn(2, 32, 32)), kind.forward(part, x))
+            given = torch.randn(2, 32, 32)
+            return all(
+                torch.equal(forward(part.to(dtype), given.to(dtype)), kind.forward(part, given.to(dtype)))
+                for dtype in (torch.float32, torch.bfloat16)
+            )
         except Exception:  # made otherwise, or with other parts
             return False

@@ -39,7 +39,7 @@ def test_all_are_kept_where_there_is_room_and_some_recomputed_a_little_below() -
 def test_as_few_are_recomputed_as_the_memory_allows() -> None:
     """Fewer on a larger card; each choice fits with its room, and one layer fewer would not have it."""
     found = {}
-    for gigabytes in range(8, 33, 4):
+    for gigabytes in (6, 8, 10, 12, 16, 24):
         decided = decide_recomputing(_plan(f"{gigabytes}GiB"))
         allowed, found[gigabytes] = (1 - ROOM) * decided.device.memory_bytes, decided.recomputed_layers
         if 0 < decided.recomputed_layers < decided.layers:
@@ -69,7 +69,7 @@ def test_a_description_alone_recomputes() -> None:
 
 def test_a_preflight_decides_and_says_so() -> None:
     config = load_config(PLAN, [f"{KEY}=auto", "data.max_length=512"])
-    small, large = (pipeline.look_ahead(config, card) for card in ("8GiB", "H200"))
+    small, large = (pipeline.look_ahead(config, card) for card in ("6GiB", "H200"))
     assert small.spec.config.training.gradient_checkpointing is True
     assert large.spec.config.training.gradient_checkpointing is False
     assert 0.66 < large.flops_per_update / small.flops_per_update < 0.8, "a forward pass of the layers less"
